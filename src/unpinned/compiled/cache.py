@@ -1,0 +1,212 @@
+"""Where compiled kernels are kept, and when they are stale.
+
+Numba's own cache looks at the time stamp of one file: edit a callee in another module and the caller stays
+stale; run once with ``NUMBA_BOUNDSCHECK=1`` and the checked code poisons every later run; two processes that
+save at once can swap each other's entries. Here, a kernel is kept in a folder named after
+
+* the source of its module and of every module of ours that this one imports, directly or not
+  (whatever could have been inlined into it),
+* numba, llvmlite and Python, the CPU's name and features, and the bounds-check mode,
+
+and every signature has a file of its own, written aside and renamed. Nothing is ever invalidated: another
+key is another folder. The root is ``$UNPINNED_CACHE_DIR``, or ``unpinned`` below ``$XDG_CACHE_HOME`` or
+``~/.cache``; where that cannot be written, a directory in the temporary folder that only we may enter (what is
+kept is executed when loaded, so it must not be anybody else's).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import re
+import stat
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding
+import numba
+from numba.core import config
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
+
+PACKAGE = "unpinned"
+_SOURCES = Path(__file__).resolve().parents[2]
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)|import[ \t]+([^\n#]*))", re.MULTILINE
+)
+
+
+@functools.cache
+def root() -> Path:
+    """The folder that holds all compiled kernels; created, writable and private on return."""
+    named = os.environ.get("UNPINNED_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for candidate in (Path(named) if named else Path(base) / PACKAGE, _temporary()):
+        if _usable(candidate):
+            return candidate
+    return Path(tempfile.mkdtemp(prefix=f"{PACKAGE}-"))
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"{PACKAGE}-{os.getuid()}"
+
+
+def _usable(folder: Path) -> bool:
+    """Can *folder* be created and written, and does it belong to us alone?"""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat() if folder != _temporary() else folder.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return ours and os.access(folder, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def environment() -> str:
+    """Everything but the source that the machine code depends on."""
+    features = llvmlite.binding.get_host_cpu_features().flatten()
+    return "\n".join(
+        (
+            numba.__version__,
+            llvmlite.__version__,
+            sys.version,
+            str(config.CPU_NAME or llvmlite.binding.get_host_cpu_name()),
+            str(config.CPU_FEATURES or features),
+            f"boundscheck={config.BOUNDSCHECK} opt={config.OPT}",
+        )
+    )
+
+
+def source_key(module: str, path: str) -> str:
+    """Name of the folder for kernels of *module*, whose source is the file *path*."""
+    top = Path(path).resolve().parents[module.count(".") + (Path(path).name == "__init__.py")]
+    digest = hashlib.sha256(environment().encode())
+    for name, text in sorted(_closure(module, path, top).items()):
+        digest.update(f"\n{name}\n{text}".encode())
+    return f"{module}-{digest.hexdigest()[:20]}"
+
+
+def _closure(module: str, path: str, top: Path) -> dict[str, str]:
+    """Digests of *path* and of all modules of ours, or of the same package, that it imports: name -> digest."""
+    found: dict[str, str] = {}
+    waiting = [(module, path)]
+    while waiting:
+        name, file = waiting.pop()
+        if name in found:
+            continue
+        found[name], imported = _scan(name, file)
+        own = {PACKAGE, name.partition(".")[0]}
+        for other in imported:
+            if other.partition(".")[0] in own and other not in found:
+                other_file = _locate(other, top) or _locate(other, _SOURCES)
+                if other_file:
+                    waiting.append((other, other_file))
+    return found
+
+
+@functools.cache
+def _scan(module: str, path: str) -> tuple[str, tuple[str, ...]]:
+    """The digest of a source file, and the dotted names it imports (``from a import b`` gives a.b, else a)."""
+    text = Path(path).read_text(encoding="utf-8")
+    package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
+    return hashlib.sha256(text.encode()).hexdigest(), tuple(_imports(text, package))
+
+
+def _imports(text: str, package: str) -> Iterator[str]:
+    for source, names, plain in _IMPORT.findall(text):
+        listed = [re.split(r"\s+as\s+", item.strip())[0] for item in (names or plain).strip("()").split(",")]
+        if not source:
+            yield from listed
+            continue
+        base = source.lstrip(".")
+        if level := len(source) - len(base):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - level + 1] + ([base] if base else []))
+        for item in listed:
+            submodule = f"{base}.{item}"
+            known = _locate(submodule, _SOURCES) if submodule.startswith(f"{PACKAGE}.") else None
+            # Outside our package the folder is not known here: name both, the absent one is dropped.
+            yield from (submodule,) if known else (base,) if base.startswith(PACKAGE) else (submodule, base)
+
+
+def _locate(name: str, top: Path) -> str | None:
+    base = top.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return str(candidate)
+    return None
+
+
+class _Locator:
+    """What numba asks about the place of a cache."""
+
+    def __init__(self, function: Callable[..., Any], path: str) -> None:
+        self._py_file = path
+        self._lineno = function.__code__.co_firstlineno
+        self._folder = root() / source_key(function.__module__, path)
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], path: str) -> _Locator:
+        return cls(function, path)
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def ensure_cache_path(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get_source_stamp(self) -> int:
+        return 0  # the folder's name says it all
+
+    def get_disambiguator(self) -> str:
+        return str(self._lineno)
+
+
+class _OneFileEach:
+    """A file a signature: two processes that save at once cannot mix up an index, for there is none."""
+
+    def __init__(self, folder: str, base: str) -> None:
+        self._prefix = Path(folder) / base
+
+    def _path(self, key: object) -> Path:
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return self._prefix.with_name(f"{self._prefix.name}.{digest}.nbc")
+
+    def load(self, key: object) -> Any:
+        try:
+            return pickle.loads(self._path(key).read_bytes())
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def save(self, key: object, data: object) -> None:
+        path = self._path(key)
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        aside.write_bytes(dumps(data))
+        aside.replace(path)
+
+    def flush(self) -> None:
+        for path in self._prefix.parent.glob(f"{self._prefix.name}.*.nbc"):
+            path.unlink(missing_ok=True)
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]
+    """Numba's function cache with our folder and our file per signature."""
+
+    _impl_class = type("_Impl", (FunctionCache._impl_class,), {"_locator_classes": [_Locator]})
+
+    def __init__(self, function: types.FunctionType) -> None:
+        super().__init__(function)
+        self._cache_file = _OneFileEach(self._cache_path, self._impl.filename_base)
+
+    @staticmethod
+    def possible(function: Callable[..., Any]) -> bool:
+        """Does *function* come from a file?"""
+        return os.path.isfile(function.__code__.co_filename)

@@ -1,0 +1,140 @@
+"""Plain-Python twins of `atomics`, `intrinsics` and the libc externs, for ``NUMBA_DISABLE_JIT=1``.
+
+Same names, same arguments, same results. They are atomic only as far as the GIL makes them so: an interpreted
+run has one thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+_MASK64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def load_acquire(a: Any, i: int) -> int:
+    return int(a[i])
+
+
+def store_release(a: Any, i: int, value: int) -> int:
+    a[i] = value
+    return 0
+
+
+def fetch_add(a: Any, i: int, value: int) -> int:
+    old = int(a[i])
+    a[i] = _signed(old + value)
+    return old
+
+
+def exchange(a: Any, i: int, value: int) -> int:
+    old = int(a[i])
+    a[i] = value
+    return old
+
+
+def compare_exchange(a: Any, i: int, expected: int, new: int) -> int:
+    old = int(a[i])
+    if old == expected:
+        a[i] = new
+    return old
+
+
+def pause() -> int:
+    time.sleep(0)
+    return 0
+
+
+def _load(address: int, size: int) -> int:
+    return int.from_bytes(ctypes.string_at(address, size), "little")
+
+
+def _store(address: int, value: int, size: int) -> int:
+    data = (int(value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    ctypes.memmove(address, data, size)
+    return 0
+
+
+def load8(address: int) -> int:
+    return _load(address, 1)
+
+
+def load16(address: int) -> int:
+    return _load(address, 2)
+
+
+def load32(address: int) -> int:
+    return _load(address, 4)
+
+
+def load64(address: int) -> int:
+    return _signed(_load(address, 8))
+
+
+def store8(address: int, value: int) -> int:
+    return _store(address, value, 1)
+
+
+def store16(address: int, value: int) -> int:
+    return _store(address, value, 2)
+
+
+def store32(address: int, value: int) -> int:
+    return _store(address, value, 4)
+
+
+def store64(address: int, value: int) -> int:
+    return _store(address, value, 8)
+
+
+def address_of(array: Any) -> int:
+    return int(array.ctypes.data)
+
+
+def copy_bytes(target: int, source: int, length: int) -> int:
+    ctypes.memmove(target, source, length)
+    return 0
+
+
+def fill_bytes(target: int, value: int, length: int) -> int:
+    ctypes.memset(target, value & 0xFF, length)
+    return 0
+
+
+_stack = [(ctypes.c_int64 * 64)() for _ in range(64)]
+_depth = 0
+
+
+def stack_words(count: int) -> int:
+    """A place among 64 that are used in turn: enough for kernels that call a few levels deep."""
+    global _depth
+    _depth = (_depth + 1) % len(_stack)
+    ctypes.memset(_stack[_depth], 0, 8 * count)
+    return ctypes.addressof(_stack[_depth])
+
+
+def crc32(crc: int, address: int, length: int) -> int:
+    return zlib.crc32(ctypes.string_at(address, length), crc) if length > 0 else crc
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def errno() -> int:
+    return ctypes.get_errno()
+
+
+def extern(name: str, result: type, arguments: int) -> Callable[..., int]:
+    """The libc function *name*: as many word-wide *arguments*, a ctypes *result*."""
+    function = _libc[name]
+    function.restype = result
+    function.argtypes = [ctypes.c_int64] * arguments
+    return lambda *given: int(function(*map(int, given)))
