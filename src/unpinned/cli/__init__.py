@@ -1,0 +1,132 @@
+"""The command ``unpinned VERB``: one file a verb, found by being there.
+
+A verb is a module of this package (a leading underscore marks helpers):
+
+* its docstring: the first line is the summary in ``unpinned --help``, the rest its description;
+* ``EXAMPLES``: the text that ends its help;
+* ``add_arguments(parser)``: its options (``--json`` is there already);
+* ``run(arguments) -> int``: the work, returning the exit status.
+
+A verb's module imports only the standard library at its top and the rest inside ``run``, so that
+help and a mistyped option answer at once. What a user can cause (an OSError, a CommandError) ends
+in one sentence on stderr and status 1; wrong arguments in status 2; anything else is our bug and
+keeps its traceback.
+"""
+
+import argparse
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["WIDTH", "CommandError", "main", "verb_names"]
+
+WIDTH = 79
+"""Columns of the help text and of every table that a verb prints."""
+
+_ORDER = ("demo", "serve", "get", "put", "perf", "doctor")
+"""How the verbs are listed; one that is not named here comes after these, alphabetically."""
+
+
+class CommandError(Exception):
+    """The command cannot go on; its text is one sentence saying what to do."""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=WIDTH, max_help_position=26)
+
+
+def verb_names() -> list[str]:
+    """The verbs that exist, in the order of the help."""
+    found = [name for _, name, _ in pkgutil.iter_modules(__path__) if not name.startswith("_")]
+    return sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: the process's) and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    top = _top_parser()
+    if not words:
+        top.print_help()
+        return 0
+    if words[0].startswith("-"):
+        top.parse_args(words)  # --help and --version leave from here
+        top.error("a verb is needed")
+    if words[0] not in verb_names():
+        top.error(f"no verb {words[0]!r}; there are: {', '.join(verb_names()) or 'none yet'}")
+    verb = _load(words[0])
+    arguments = _verb_parser(words[0], verb).parse_args(words[1:])
+    return _run(words[0], verb, arguments)
+
+
+def _load(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{name}")
+
+
+def _docstring(verb: ModuleType) -> tuple[str, str]:
+    summary, _, rest = (verb.__doc__ or "").strip().partition("\n")
+    return summary.rstrip("."), rest.strip()
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<8} {_docstring(_load(name))[0]}" for name in verb_names()]
+    parser = argparse.ArgumentParser(
+        prog="unpinned",
+        usage="unpinned [-h] [--version] VERB ...",
+        description="RDMA without pinned memory: a RoCEv2 device in user space.",
+        epilog="\n".join(["verbs:", *lines, "", "examples:", *_top_examples()]),
+        formatter_class=_Help,
+    )
+    parser.add_argument("--version", action=_Version)
+    return parser
+
+
+def _top_examples() -> list[str]:
+    return [f"  unpinned {name} --help" for name in verb_names()[:2]] or ["  unpinned --version"]
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and leave")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from unpinned import __version__
+
+        print(f"unpinned {__version__}")
+        parser.exit()
+
+
+def _verb_parser(name: str, verb: ModuleType) -> argparse.ArgumentParser:
+    summary, rest = _docstring(verb)
+    examples = "\n".join(f"  {line.strip()}" for line in verb.EXAMPLES.strip().splitlines())
+    parser = argparse.ArgumentParser(
+        prog=f"unpinned {name}",
+        description="\n\n".join(filter(None, [summary + ".", rest])),
+        epilog=f"examples:\n{examples}",
+        formatter_class=_Help,
+    )
+    verb.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, the rest on stderr")
+    return parser
+
+
+def _run(name: str, verb: ModuleType, arguments: argparse.Namespace) -> int:
+    try:
+        status = verb.run(arguments)
+        sys.stdout.flush()  # so that a closed pipe is met here, not at interpreter exit
+        return int(status)
+    except BrokenPipeError:
+        # `unpinned ... | head`: point stdout elsewhere, or the interpreter's own flush complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print(f"unpinned {name}: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, CommandError) as error:
+        if os.environ.get("UNPINNED_DEBUG"):
+            raise
+        print(f"unpinned {name}: {error}", file=sys.stderr)
+        return 1
