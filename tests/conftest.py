@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from support import Missing, cgroup, leaks, need_root, network, swap
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"

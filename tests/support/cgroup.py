@@ -34,7 +34,7 @@ class MemoryCgroup:
     def oom_kills(self) -> int:
         """How many processes of the group the kernel killed for lack of memory."""
         text = self._file({1: "memory.oom_control", 2: "memory.events"}).read_text()
-        return dict((name, int(value)) for name, value in map(str.split, text.splitlines())).get("oom_kill", 0)
+        return {name: int(value) for name, value in map(str.split, text.splitlines())}.get("oom_kill", 0)
 
     def pids(self) -> list[int]:
         """The processes in the group."""

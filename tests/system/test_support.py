@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from support import Missing, cgroup, leaks, network, swap
 
 pytestmark = pytest.mark.system
