@@ -4,6 +4,7 @@
 * `cache`       where compiled code is kept, and the rule that says when it is stale.
 * `atomics`     acquire, release and read-modify-write on ``int64[:]`` arrays.
 * `intrinsics`  raw loads, stores and copies by address.
+* `arena`       big-endian numbers in a byte array.
 * `crc32`       CRC-32, as fast as the CPU allows.
 * `libc`        the system calls that kernels make; a failure comes back as ``-errno``.
 * `build`       compiles every entry point ahead of time, in as many processes as there are cores.

@@ -1,4 +1,4 @@
-"""Plain-Python twins of `atomics`, `intrinsics` and the libc externs, for ``NUMBA_DISABLE_JIT=1``.
+"""Plain-Python twins of `atomics`, `intrinsics`, `arena`, `crc32` and the libc externs, for ``NUMBA_DISABLE_JIT=1``.
 
 Same names, same arguments, same results. They are atomic only as far as the GIL makes them so: an interpreted
 run has one thread.
@@ -10,7 +10,7 @@ import ctypes
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 _MASK64 = (1 << 64) - 1
 
@@ -104,9 +104,82 @@ def copy_bytes(target: int, source: int, length: int) -> int:
     return 0
 
 
+def move_line(target: int, source: int) -> int:
+    return copy_bytes(target, source, 64)
+
+
+move_line_past = move_line
+
+
+def fence() -> int:
+    return 0
+
+
 def fill_bytes(target: int, value: int, length: int) -> int:
     ctypes.memset(target, value & 0xFF, length)
     return 0
+
+
+def _get(b: Any, o: int, size: int, order: Literal["big", "little"] = "big") -> int:
+    if not 0 <= o <= len(b) - size:
+        raise IndexError(f"{size} bytes at {o} of {len(b)}")
+    return int.from_bytes(b[o : o + size].tobytes(), order)
+
+
+def _put(b: Any, o: int, value: int, size: int, order: Literal["big", "little"] = "big") -> int:
+    if not 0 <= o <= len(b) - size:
+        raise IndexError(f"{size} bytes at {o} of {len(b)}")
+    data = (int(value) & ((1 << 8 * size) - 1)).to_bytes(size, order)
+    b[o : o + size] = list(data)
+    return 0
+
+
+def get8(b: Any, o: int) -> int:
+    return _get(b, o, 1)
+
+
+def be16(b: Any, o: int) -> int:
+    return _get(b, o, 2)
+
+
+def be24(b: Any, o: int) -> int:
+    return _get(b, o, 3)
+
+
+def be32(b: Any, o: int) -> int:
+    return _get(b, o, 4)
+
+
+def be64(b: Any, o: int) -> int:
+    return _signed(_get(b, o, 8))
+
+
+def le32(b: Any, o: int) -> int:
+    return _get(b, o, 4, "little")
+
+
+def put8(b: Any, o: int, value: int) -> int:
+    return _put(b, o, value, 1)
+
+
+def put16(b: Any, o: int, value: int) -> int:
+    return _put(b, o, value, 2)
+
+
+def put24(b: Any, o: int, value: int) -> int:
+    return _put(b, o, value, 3)
+
+
+def put32(b: Any, o: int, value: int) -> int:
+    return _put(b, o, value, 4)
+
+
+def put64(b: Any, o: int, value: int) -> int:
+    return _put(b, o, value, 8)
+
+
+def put_le32(b: Any, o: int, value: int) -> int:
+    return _put(b, o, value, 4, "little")
 
 
 _stack = [(ctypes.c_int64 * 64)() for _ in range(64)]
