@@ -74,6 +74,27 @@ def compare_exchange(typing_context: Any, array: Any, index: Any, expected: Any,
     return _operation(array, 2, types.int64, _swap_if)
 
 
+def _at_address(values: int, code: Any) -> Any:
+    """The same for the 64-bit word at a raw address that is a multiple of 8."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return code(builder, builder.inttoptr(args[0], ir.IntType(64).as_pointer()), *args[1:])
+
+    return types.int64(*[types.int64] * (1 + values)), generate
+
+
+@intrinsic
+def fetch_add_at(typing_context: Any, address: Any, value: Any) -> Any:
+    """``fetch_add_at(address, value)``: `fetch_add` on the word at a raw, aligned address."""
+    return _at_address(1, lambda b, p, v: b.atomic_rmw("add", p, v, "seq_cst"))
+
+
+@intrinsic
+def compare_exchange_at(typing_context: Any, address: Any, expected: Any, new: Any) -> Any:
+    """``compare_exchange_at(address, expected, new)``: `compare_exchange` on the word at a raw, aligned address."""
+    return _at_address(2, _swap_if)
+
+
 _PAUSE = {"x86_64": ("llvm.x86.sse2.pause", ()), "aarch64": ("llvm.aarch64.hint", (1,))}
 
 
@@ -97,11 +118,22 @@ def pause(typing_context: Any) -> Any:
 if INTERPRETED:
     from unpinned.compiled.interpreted import (  # noqa: F811
         compare_exchange,
+        compare_exchange_at,
         exchange,
         fetch_add,
+        fetch_add_at,
         load_acquire,
         pause,
         store_release,
     )
 
-__all__ = ["compare_exchange", "exchange", "fetch_add", "load_acquire", "pause", "store_release"]
+__all__ = [
+    "compare_exchange",
+    "compare_exchange_at",
+    "exchange",
+    "fetch_add",
+    "fetch_add_at",
+    "load_acquire",
+    "pause",
+    "store_release",
+]

@@ -48,6 +48,19 @@ def compare_exchange(a: Any, i: int, expected: int, new: int) -> int:
     return old
 
 
+def fetch_add_at(address: int, value: int) -> int:
+    old = load64(address)
+    store64(address, old + int(value))
+    return old
+
+
+def compare_exchange_at(address: int, expected: int, new: int) -> int:
+    old = load64(address)
+    if old == expected:
+        store64(address, new)
+    return old
+
+
 def pause() -> int:
     time.sleep(0)
     return 0

@@ -53,9 +53,11 @@ _errno_location = _extern("__errno_location", 0)
 _syscall = _extern("syscall", 7)
 _read = _extern("read", 3)
 _write = _extern("write", 3)
+_pread = _extern("pread", 4)
 _ioctl = _extern("ioctl", 3, narrow=True)
 _poll = _extern("poll", 3, narrow=True)
 _madvise = _extern("madvise", 3, narrow=True)
+_mincore = _extern("mincore", 3, narrow=True)
 _process_vm_readv = _extern("process_vm_readv", 6)
 _process_vm_writev = _extern("process_vm_writev", 6)
 _recvmsg = _extern("recvmsg", 3)
@@ -103,6 +105,12 @@ def sys_write(fd: int, address: int, length: int) -> int:
 
 
 @kernel
+def sys_pread(fd: int, address: int, length: int, offset: int) -> int:
+    """Bytes read at *offset* of the file."""
+    return _result(_pread(fd, address, length, offset))
+
+
+@kernel
 def sys_ioctl(fd: int, request: int, address: int) -> int:
     """Whatever the request returns."""
     return _result(_ioctl(fd, request, address))
@@ -112,6 +120,12 @@ def sys_ioctl(fd: int, request: int, address: int) -> int:
 def sys_madvise(address: int, length: int, advice: int) -> int:
     """0."""
     return _result(_madvise(address, length, advice))
+
+
+@kernel
+def sys_mincore(address: int, length: int, vector: int) -> int:
+    """0; bit 0 of each byte at *vector* says whether that page is in memory."""
+    return _result(_mincore(address, length, vector))
 
 
 @kernel
