@@ -145,7 +145,7 @@ def put_le32(typing_context: Any, b: Any, o: Any, value: Any) -> Any:
 
 
 if INTERPRETED:
-    from unpinned.compiled.interpreted import (  # noqa: F811
+    from unpinned.compiled.interpreted import (
         be16,
         be24,
         be32,

@@ -116,7 +116,7 @@ def pause(typing_context: Any) -> Any:
 
 
 if INTERPRETED:
-    from unpinned.compiled.interpreted import (  # noqa: F811
+    from unpinned.compiled.interpreted import (
         compare_exchange,
         compare_exchange_at,
         exchange,

@@ -24,7 +24,6 @@ import re
 import stat
 import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +91,14 @@ def source_key(module: str, path: str) -> str:
     for name, text in sorted(_closure(module, path, top).items()):
         digest.update(f"\n{name}\n{text}".encode())
     return f"{module}-{digest.hexdigest()[:20]}"
+
+
+def module_key(module: str) -> str:
+    """`source_key` of a module of ours that need not be imported."""
+    path = _locate(module, _SOURCES)
+    if path is None:
+        raise ModuleNotFoundError(f"no source of {module} below {_SOURCES}", name=module)
+    return source_key(module, path)
 
 
 def _closure(module: str, path: str, top: Path) -> dict[str, str]:
@@ -202,7 +209,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
 
     _impl_class = type("_Impl", (FunctionCache._impl_class,), {"_locator_classes": [_Locator]})
 
-    def __init__(self, function: types.FunctionType) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file = _OneFileEach(self._cache_path, self._impl.filename_base)
 

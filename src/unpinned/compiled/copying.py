@@ -74,7 +74,7 @@ def fence(typing_context: Any) -> Any:
 
 
 if INTERPRETED:
-    from unpinned.compiled.interpreted import fence, move_line, move_line_past  # noqa: F811
+    from unpinned.compiled.interpreted import fence, move_line, move_line_past
 
 
 @kernel

@@ -47,12 +47,7 @@ def _slice(c: int, address: int, length: int) -> int:
         address += 8
     if address + 4 <= end:
         c ^= load32(address)
-        c = (
-            _TABLE[0x300 | c & 0xFF]
-            ^ _TABLE[0x200 | c >> 8 & 0xFF]
-            ^ _TABLE[0x100 | c >> 16 & 0xFF]
-            ^ _TABLE[c >> 24]
-        )
+        c = _TABLE[0x300 | c & 0xFF] ^ _TABLE[0x200 | c >> 8 & 0xFF] ^ _TABLE[0x100 | c >> 16 & 0xFF] ^ _TABLE[c >> 24]
         address += 4
     while address < end:
         c = _TABLE[(c ^ load8(address)) & 0xFF] ^ c >> 8

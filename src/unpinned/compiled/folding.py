@@ -68,9 +68,7 @@ class _Folder:
         """Carry-less product of one half of each lane of *a* and *b*; *halves*: bit 0 chooses a's, bit 4 b's."""
         suffix = {2: "", 4: ".256", 8: ".512"}[a.type.count]
         signature = ir.FunctionType(a.type, [a.type, a.type, _I8])
-        function = cgutils.get_or_insert_function(
-            self.builder.module, signature, f"llvm.x86.pclmulqdq{suffix}"
-        )
+        function = cgutils.get_or_insert_function(self.builder.module, signature, f"llvm.x86.pclmulqdq{suffix}")
         return self.builder.call(function, [a, b, ir.Constant(_I8, halves)])
 
     def move(self, a: Any, distances: list[int]) -> Any:

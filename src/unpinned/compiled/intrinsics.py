@@ -142,7 +142,7 @@ def stack_words(typing_context: Any, count: Any) -> Any:
 
 
 if INTERPRETED:
-    from unpinned.compiled.interpreted import (  # noqa: F811
+    from unpinned.compiled.interpreted import (
         address_of,
         copy_bytes,
         fill_bytes,

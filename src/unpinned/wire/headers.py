@@ -75,9 +75,9 @@ FLUSH_PERSISTENCE = 2
 FLUSH_SEL_RANGE = 0
 FLUSH_SEL_MR = 1
 
-_RNR_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-_RNR_STEPS += (1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152)
-RNR_NS = np.array((65536, *_RNR_STEPS), np.int64) * 10_000
+_RNR_STEPS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+_RNR_STEPS += [1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152]
+RNR_NS = np.array([65536, *_RNR_STEPS], np.int64) * 10_000
 """RNR NAK timer code (5 bits) -> nanoseconds. Code 0 is the longest, 655.36 ms."""
 
 
