@@ -1,0 +1,121 @@
+"""What waits for a page: a bounded pool of packets, and the two places where a QP parks.
+
+A request whose memory is not there parks its QP's responder: the packet and all that follow it wait in order
+in the pool (QP_PEND_*), and nothing of them is executed before its turn.  Responses whose landing memory is not
+there wait the same way on the requester's side (QP_LAND_*).  Both queues are bounded by H_POOL_LIMIT per QP and by
+the pool as a whole; a packet that finds no place is dropped and the transport's own rules (NAK, go-back-N) bring
+it again.
+
+Faults: a QP owns at most one fault per side; ``QP_*_FAULT`` holds slot + 1.  ``ask`` begins it, ``state`` looks at
+it, and both leave the slot with the QP until it has ended, so that a retry after an RNR NAK meets the same fault
+instead of a second one.
+"""
+
+from __future__ import annotations
+
+from unpinned.compiled import kernel
+from unpinned.hca import layout as L
+from unpinned.hca.ready import make_ready
+from unpinned.paging import layout as P
+from unpinned.paging.faults import fault_begin, fault_end
+
+NONE = 0
+WAITING = 1
+READY = 2
+FAILED = 3
+
+
+@kernel
+def keep(h, b, offset, length, head, limit):
+    """Append a packet of the arena to the queue whose head word is ``head``: 1, or 0 when there is no room.
+
+    The queue's words are HEAD, TAIL, COUNT in that order, as QP_PEND_* and QP_LAND_* are.
+    """
+    slot = h[L.H_POOL_FREE]
+    if slot < 0 or h[head + 2] >= limit or length > L.PACKET_BYTES:
+        h[L.C_POOL_DROPS] += 1
+        return 0
+    record = h[L.H_POOL_BASE] + slot * L.POOL_WORDS
+    h[L.H_POOL_FREE] = h[record + L.POOL_NEXT]
+    h[L.H_POOL_USED] += 1
+    h[record + L.POOL_NEXT] = -1
+    h[record + L.POOL_LENGTH] = length
+    place = h[L.H_POOL_ARENA] + slot * L.PACKET_BYTES
+    b[place : place + length] = b[offset : offset + length]
+    if h[head + 2] == 0:
+        h[head] = slot
+    else:
+        h[h[L.H_POOL_BASE] + h[head + 1] * L.POOL_WORDS + L.POOL_NEXT] = slot
+    h[head + 1] = slot
+    h[head + 2] += 1
+    return 1
+
+
+@kernel
+def unlink(h, head):
+    """Take the first packet off a queue; its pool slot stays in use until ``give_back``."""
+    slot = h[head]
+    h[head] = h[h[L.H_POOL_BASE] + slot * L.POOL_WORDS + L.POOL_NEXT]
+    h[head + 2] -= 1
+    return slot
+
+
+@kernel
+def give_back(h, slot):
+    h[h[L.H_POOL_BASE] + slot * L.POOL_WORDS + L.POOL_NEXT] = h[L.H_POOL_FREE]
+    h[L.H_POOL_FREE] = slot
+    h[L.H_POOL_USED] -= 1
+    return 0
+
+
+@kernel
+def release_unless_used(h, acts, slot):
+    """Free a judged packet's slot, unless an action made since ``acts`` frees it after the copies."""
+    for i in range(acts, h[L.H_ACT_COUNT]):
+        if h[h[L.H_ACT_BASE] + i * L.ACT_WORDS + L.A_POOL] == slot + 1:
+            return 0
+    return give_back(h, slot)
+
+
+@kernel
+def forget(h, head):
+    """Drop every packet of a queue."""
+    while h[head + 2] > 0:
+        give_back(h, unlink(h, head))
+    return 0
+
+
+@kernel
+def state(h, p, q, field, now):
+    """NONE, WAITING, READY or FAILED for the fault in ``field``; an ended one is released."""
+    slot = h[q + field] - 1
+    if slot < 0:
+        return NONE
+    s = p[slot + P.FAULT_STATE]
+    if s != P.FAULT_DONE and s != P.FAULT_FAILED:
+        return WAITING
+    error = p[slot + P.FAULT_ERRNO] if s == P.FAULT_FAILED else 0
+    h[L.H_FAULT_NS] += (now - p[slot + P.FAULT_SINCE] - h[L.H_FAULT_NS]) >> 3
+    fault_end(p, slot)
+    h[q + field] = 0
+    h[q + L.QP_FAULT_ERROR] = error
+    # EAGAIN: the fault lost too many races; its request starts it anew.
+    return READY if error == 0 or error == P.EAGAIN else FAILED
+
+
+@kernel
+def ask(h, p, q, field, mr, va, length, write, now):
+    """Begin (or stay with) a fault on [va, va + length) of a region: WAITING, or NONE when there was no free slot.
+
+    ``paging`` cuts it to the cap and to the region, and reads ahead on sequential use.
+    """
+    if h[q + field]:
+        return WAITING
+    table_va = va + h[mr + L.MR_DELTA]
+    slot = fault_begin(p, table_va, table_va + length, write, q, h[mr + L.MR_REGION], now)
+    if slot < 0:
+        make_ready(h, q)  # ask again at the next turn
+        return NONE
+    h[q + field] = slot + 1
+    h[L.C_PARKED] += 1
+    return WAITING

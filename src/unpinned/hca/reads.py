@@ -1,0 +1,110 @@
+"""What the responder sends: READ responses a few at a time, atomic responses, acknowledgements and NAKs.
+
+Rules (IBTA vol. 1, 9.7.5): answers leave in the order of the requests.  The responder is serial, so at most one of
+these is owed at a time; acknowledgements coalesce, one per turn, for the last PSN whose copies are done.  A READ whose
+page is missing parks like any request; past the longest park it is given up with an RNR NAK that names the
+next response, and the peer asks for the rest again.
+"""
+
+from __future__ import annotations
+
+from unpinned.compiled import kernel
+from unpinned.hca import layout as L
+from unpinned.hca.outgoing import add_packet, can_send, next_offset
+from unpinned.hca.parking import FAILED, WAITING, ask, forget, state
+from unpinned.hca.regions import DENIED, MISS, authorize, describe, lookup
+from unpinned.hca.responder import refuse, rnr, start_park
+from unpinned.paging import layout as P
+from unpinned.wire import headers as W
+from unpinned.wire import opcodes as O
+from unpinned.wire.bytes import put64
+
+
+@kernel
+def answer(h, p, b, q):
+    """Send the acknowledgement, NAK or atomic response that is owed: 1 if one went out."""
+    kind = h[q + L.QP_REPLY]
+    if kind == 0:
+        return 0
+    o = next_offset(h)
+    h[q + L.QP_REPLY] = 0
+    opcode = O.RC_ACK
+    if kind == L.REPLY_ATOMIC:
+        opcode = O.RC_ATOMIC_ACK
+        put64(b, o + O.BTH_BYTES + O.AETH_BYTES, h[q + L.QP_ATOMIC_VALUE])
+        h[q + L.QP_BUSY] = 0
+    W.put_aeth(b, o + O.BTH_BYTES, h[q + L.QP_REPLY_SYNDROME], h[q + L.QP_MSN] & L.PSN_MASK)
+    add_packet(h, p, b, q, opcode, h[q + L.QP_REPLY_PSN], 0, p[P.DMA_COUNT], 1, 0)
+    h[L.C_ACKS_SENT] += 1
+    return 1
+
+
+@kernel
+def read_opcode(h, q, psn):
+    if psn == h[q + L.QP_READ_FIRST]:
+        return O.RC_READ_RESPONSE_ONLY if psn + 1 == h[q + L.QP_READ_END] else O.RC_READ_RESPONSE_FIRST
+    return O.RC_READ_RESPONSE_LAST if psn + 1 == h[q + L.QP_READ_END] else O.RC_READ_RESPONSE_MIDDLE
+
+
+@kernel
+def stream(h, p, b, q, budget, now):
+    """Send up to ``budget`` responses of the READ under way; how many went into the burst."""
+    if state(h, p, q, L.QP_PARK_FAULT, now) == FAILED:
+        refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
+        return 0
+    mr = 0
+    if h[q + L.QP_READ_LEFT] > 0:
+        mr = authorize(h, h[q + L.QP_PD], h[q + L.QP_READ_KEY], h[q + L.QP_READ_VA], h[q + L.QP_READ_LEFT],
+                       L.ACCESS_REMOTE_READ)
+        if mr == 0:  # deregistered, or revoked by the owner, since it was accepted
+            refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
+            return 0
+    sent = 0
+    while sent < budget and h[q + L.QP_BUSY] == L.BUSY_READ and can_send(h, p):
+        psn = h[q + L.QP_READ_PSN]
+        size = min(h[q + L.QP_READ_LEFT], h[q + L.QP_MTU])
+        va = h[q + L.QP_READ_VA]
+        first = p[P.DMA_COUNT]
+        opcode = read_opcode(h, q, psn)
+        o = next_offset(h)
+        if size > 0:
+            found = lookup(h, p, mr, va, size, 0, now)
+            if found == DENIED:
+                refuse(h, p, q, psn, L.NAK_ACCESS)
+                return sent
+            if found == MISS:
+                ask(h, p, q, L.QP_PARK_FAULT, mr, va, h[q + L.QP_READ_LEFT], 0, now)
+                start_park(h, q, now)
+                return sent
+            describe(h, p, mr, va, size, P.OP_READ, o + O.HEADER_LENGTH[opcode], q)
+        if opcode != O.RC_READ_RESPONSE_MIDDLE:
+            W.put_aeth(b, o + O.BTH_BYTES, L.SYNDROME_ACK, h[q + L.QP_MSN] & L.PSN_MASK)
+        add_packet(h, p, b, q, opcode, psn, size, first, 1, 0)
+        sent += 1
+        h[q + L.QP_PARK_UNTIL] = 0
+        h[q + L.QP_READ_PSN] = psn + 1
+        h[q + L.QP_READ_VA] = va + size
+        h[q + L.QP_READ_LEFT] -= size
+        if psn + 1 == h[q + L.QP_READ_END]:
+            h[q + L.QP_BUSY] = 0
+    return sent
+
+
+@kernel
+def give_up_park(h, p, q, now):
+    """The longest park is over: ask the peer to come again when the page is likely there."""
+    h[q + L.QP_PARK_UNTIL] = 0
+    if h[q + L.QP_PARK_FAULT] and state(h, p, q, L.QP_PARK_FAULT, now) != WAITING:
+        return 0  # it has just ended: the next turn finds the page, or the error
+    psn = h[q + L.QP_EPSN]
+    if h[q + L.QP_BUSY] == L.BUSY_READ:
+        psn = h[q + L.QP_READ_PSN]
+    elif h[q + L.QP_PEND_COUNT] == 0:
+        return 0
+    h[q + L.QP_BUSY] = 0
+    forget(h, q + L.QP_PEND_HEAD)
+    h[q + L.QP_PEND_GAP] = 0
+    h[L.C_RNR_NAK_FAULT] += 1
+    wait = max(h[L.H_FAULT_NS], now - h[q + L.QP_PARK_SINCE])
+    rnr(h, q, psn, W.rnr_code(wait))
+    return 1
