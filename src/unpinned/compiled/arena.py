@@ -11,9 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from unpinned.compiled.decorator import INTERPRETED
+from unpinned.compiled.twinned import intrinsic
 
 _I64 = ir.IntType(64)
 
@@ -143,21 +142,5 @@ def put_le32(typing_context: Any, b: Any, o: Any, value: Any) -> Any:
     """``put_le32(b, o, value)``, little-endian."""
     return _writer(b, 4, swap=False)
 
-
-if INTERPRETED:
-    from unpinned.compiled.interpreted import (
-        be16,
-        be24,
-        be32,
-        be64,
-        get8,
-        le32,
-        put8,
-        put16,
-        put24,
-        put32,
-        put64,
-        put_le32,
-    )
 
 __all__ = ["be16", "be24", "be32", "be64", "get8", "le32", "put8", "put16", "put24", "put32", "put64", "put_le32"]

@@ -2,7 +2,7 @@
 
 ``load_acquire`` and ``store_release`` pair up: what was written before the release is seen after the acquire.
 The read-modify-write operations are sequentially consistent. The index is not wrapped and not checked: it is
-the caller's to bound. ``pause`` tells the CPU that this is a spin loop.
+the caller's to bound. For kernels only: from Python, beside compiled threads, call a kernel that does it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from unpinned.compiled.decorator import INTERPRETED
+from unpinned.compiled.twinned import kernels_only
 
 
 def _word(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -44,31 +43,31 @@ def _swap_if(builder: Any, word: Any, expected: Any, new: Any) -> Any:
     return builder.extract_value(pair, 0)
 
 
-@intrinsic
+@kernels_only
 def load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
     """``load_acquire(a, i)``: the word a[i]."""
     return _operation(array, 0, types.int64, lambda b, p: b.load_atomic(p, ordering="acquire", align=8))
 
 
-@intrinsic
+@kernels_only
 def store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """``store_release(a, i, value)``: a[i] = value; returns 0."""
     return _operation(array, 1, types.int64, _store)
 
 
-@intrinsic
+@kernels_only
 def fetch_add(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """``fetch_add(a, i, value)``: add *value* (wrapping) and return what was there before."""
     return _operation(array, 1, types.int64, lambda b, p, v: b.atomic_rmw("add", p, v, "seq_cst"))
 
 
-@intrinsic
+@kernels_only
 def exchange(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """``exchange(a, i, value)``: store *value* and return what was there before."""
     return _operation(array, 1, types.int64, lambda b, p, v: b.atomic_rmw("xchg", p, v, "seq_cst"))
 
 
-@intrinsic
+@kernels_only
 def compare_exchange(typing_context: Any, array: Any, index: Any, expected: Any, new: Any) -> Any:
     """``compare_exchange(a, i, expected, new)``: store *new* if a[i] == expected; return what was there before."""
     return _operation(array, 2, types.int64, _swap_if)
@@ -83,13 +82,13 @@ def _at_address(values: int, code: Any) -> Any:
     return types.int64(*[types.int64] * (1 + values)), generate
 
 
-@intrinsic
+@kernels_only
 def fetch_add_at(typing_context: Any, address: Any, value: Any) -> Any:
     """``fetch_add_at(address, value)``: `fetch_add` on the word at a raw, aligned address."""
     return _at_address(1, lambda b, p, v: b.atomic_rmw("add", p, v, "seq_cst"))
 
 
-@intrinsic
+@kernels_only
 def compare_exchange_at(typing_context: Any, address: Any, expected: Any, new: Any) -> Any:
     """``compare_exchange_at(address, expected, new)``: `compare_exchange` on the word at a raw, aligned address."""
     return _at_address(2, _swap_if)
@@ -98,7 +97,7 @@ def compare_exchange_at(typing_context: Any, address: Any, expected: Any, new: A
 _PAUSE = {"x86_64": ("llvm.x86.sse2.pause", ()), "aarch64": ("llvm.aarch64.hint", (1,))}
 
 
-@intrinsic
+@kernels_only
 def pause(typing_context: Any) -> Any:
     """``pause()``: a hint inside a spin loop; returns 0. Nothing on a CPU that is not x86-64 or aarch64."""
 
@@ -114,18 +113,6 @@ def pause(typing_context: Any) -> Any:
 
     return types.int64(), generate
 
-
-if INTERPRETED:
-    from unpinned.compiled.interpreted import (
-        compare_exchange,
-        compare_exchange_at,
-        exchange,
-        fetch_add,
-        fetch_add_at,
-        load_acquire,
-        pause,
-        store_release,
-    )
 
 __all__ = [
     "compare_exchange",

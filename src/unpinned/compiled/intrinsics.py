@@ -10,9 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from unpinned.compiled.decorator import INTERPRETED
+from unpinned.compiled.twinned import intrinsic
 
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
 
@@ -140,22 +139,6 @@ def stack_words(typing_context: Any, count: Any) -> Any:
 
     return types.int64(count), generate
 
-
-if INTERPRETED:
-    from unpinned.compiled.interpreted import (
-        address_of,
-        copy_bytes,
-        fill_bytes,
-        load8,
-        load16,
-        load32,
-        load64,
-        stack_words,
-        store8,
-        store16,
-        store32,
-        store64,
-    )
 
 __all__ = [
     "address_of",
