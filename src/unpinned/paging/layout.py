@@ -149,11 +149,12 @@ TIME_SHIFT: Final = 10  #: validation times are stored in units of 1,024 ns
 REGION_OPEN: Final = 0  #: 1 while in use
 REGION_START: Final = 1  #: first table address, bytes
 REGION_END: Final = 2  #: one past the last
-REGION_FLAGS: Final = 3  #: REGION_WRITE_BY_SCAN
+REGION_FLAGS: Final = 3  #: REGION_WRITE_BY_SCAN, REGION_ALL_REVOKED
 REGION_NEXT: Final = 4  #: where a sequential fault would start
 REGION_WINDOW: Final = 5  #: how much it would read ahead, bytes
 REGION_WORDS: Final = 6
 REGION_WRITE_BY_SCAN: Final = 1  #: present means writable (our own mapping of a sealed memfd)
+REGION_ALL_REVOKED: Final = 2  #: set by revoke when there is no record left to say what exactly
 
 # --- active invalidations: the record's index is the ticket ------------------------------------------------------------
 ACTIVE_STATE: Final = 0  #: 0 free, 1 started
@@ -224,8 +225,8 @@ FAULT_END: Final = 2  #: page-aligned, read-ahead included
 FAULT_DEMAND: Final = 3  #: page-aligned end of what was asked for
 FAULT_CURSOR: Final = 4  #: everything below is installed (or was: translate() says)
 FAULT_CHUNK_END: Final = 5  #: RUNNING: the world populates [FAULT_CURSOR, FAULT_CHUNK_END)
-FAULT_CHUNK: Final = 6  #: length of the next chunk, bytes
-FAULT_WRITE: Final = 7  #: 1: asked for write
+FAULT_CHUNK: Final = 6  #: length of the next chunk, bytes; 0: scan only, bring nothing in
+FAULT_WRITE: Final = 7  #: 0: for read; else for write (2: and present means writable, see REGION_WRITE_BY_SCAN)
 FAULT_TOKEN: Final = 8  #: the first waiter's; NONE: a prefetch
 FAULT_WAITERS: Final = 9  #: requests that will call fault_end; 0: free yourself when over
 FAULT_REGION: Final = 10
@@ -235,6 +236,10 @@ FAULT_ERRNO: Final = 13  #: FAILED: why
 FAULT_AFTER: Final = 14  #: WAIT: the state to go back to
 FAULT_SINCE: Final = 15
 FAULT_WORDS: Final = 16
+
+WANT_WRITE: Final = 1  #: fault_begin's `want`: bits; 0 is a read fault
+WANT_RESIDENT: Final = 2  #: install what is there, bring nothing in (prefetch without fault)
+WANT_AHEAD: Final = 4  #: a prefetch that somebody waits for: counted as such
 
 FAULT_FREE: Final = 0
 FAULT_SCAN: Final = 1  #: waits for the driver to look which pages are there
@@ -246,12 +251,13 @@ FAULT_DONE: Final = 6  #: the range was brought in
 FAULT_FAILED: Final = 7  #: see FAULT_ERRNO
 
 # --- what the fault steps return --------------------------------------------------------------------------------------------
-COMMITTED: Final = 1  #: the chunk (or scan) is installed
+COMMITTED: Final = 1  #: the chunk (or the scan's part) is installed; there is more to do
 RETRY: Final = 2  #: a collision: nothing installed; the slot is armed again
 WAITING: Final = 3  #: a colliding invalidation is active: nothing installed, the slot is in FAULT_WAIT
 FAILED: Final = 4  #: the world's errno is in the slot
 EXHAUSTED: Final = 5  #: too many collisions; FAILED with EAGAIN
 OVER: Final = 6  #: nobody waits any more: the slot is free
+FINISHED: Final = 8  #: everything is installed; the slot is its waiters' now
 BUSY: Final = 7  #: fault_end: the slot is being worked on; its worker frees it
 OUTSIDE: Final = -3  #: fault_begin: not inside the region, or revoked
 
