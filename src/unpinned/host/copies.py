@@ -1,0 +1,177 @@
+"""`execute`: the one place where the live device touches a region's memory.
+
+A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one of two paths:
+
+* PATH_DIRECT: loads and stores at our own mapping of memory whose end cannot move. Nothing here can fault for good.
+* PATH_PROCESS_VM: ``process_vm_readv/writev`` on our own pid, which obeys the page tables of that very moment and
+  answers EFAULT where plain loads and stores would raise a signal. Neighbours of one direction share one call of up to
+  IOVECS descriptors, and ranges that touch share one remote iovec, so that the kernel pins their pages at once.
+
+A descriptor that meets a bad address becomes DMA_FAILED with its errno, and the later ones of the same queue pair (the
+token's low 32 bits) DMA_FAILED with ECANCELED: a request past a hole must not be carried out. Other queue pairs go on.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unpinned.compiled import kernel
+from unpinned.compiled.atomics import compare_exchange, compare_exchange_at, fetch_add, fetch_add_at
+from unpinned.compiled.copying import copy_ahead, copy_past, fence
+from unpinned.compiled.intrinsics import address_of
+from unpinned.compiled.libc import EFAULT, monotonic_ns, sys_process_vm_readv, sys_process_vm_writev
+from unpinned.host import layout as L
+from unpinned.paging import layout as P
+
+ECANCELED = 125
+_QP = 0xFFFFFFFF
+
+
+def copy_scratch(stream: bool = False) -> NDArray[np.int64]:
+    """Scratch for `execute`, of one thread of this process. *stream*: see COPY_STREAM in layout."""
+    s = np.zeros(L.COPY_WORDS, np.int64)
+    s[L.COPY_PID] = os.getpid()
+    s[L.COPY_STREAM] = stream
+    return s
+
+
+@kernel
+def execute(p, b, s):
+    """Carry out the issued descriptors of block *p* against arena *b*; returns how many failed.
+
+    Afterwards each is DMA_DONE, or DMA_FAILED with an errno in DMA_STATUS; atomics have DMA_RESULT.
+    """
+    since = monotonic_ns()
+    failed = 0
+    d = p[P.DMA]
+    end = d + p[P.DMA_COUNT] * P.DMA_WORDS
+    while d < end:
+        after = d + P.DMA_WORDS
+        if p[d + P.DMA_STATE] == P.DMA_ISSUED:
+            op = p[d + P.DMA_OP]
+            if op == P.OP_CMP_SWAP or op == P.OP_FETCH_ADD:
+                failed += _settle(p, s, d, end, _atomic(p, s, d))
+            elif p[d + P.DMA_PATH] == P.PATH_DIRECT:
+                _direct(p, b, s, d)
+            else:
+                after = _gather(p, b, s, d, end)
+                lost = _system_copy(p, s, end)
+                if lost:
+                    failed += lost
+                    after = d  # come back for those that the failure kept from being copied
+        d = after
+    if s[L.COPY_STREAM]:
+        fence()
+    spent = monotonic_ns() - since
+    if spent > L.SLOW_NS:
+        s[L.COPY_SLOW] += 1
+        s[L.COPY_SLOW_NS] += spent
+    return failed
+
+
+@kernel
+def _settle(p, s, d, end, status):
+    """Write the outcome of descriptor *d*; returns how many descriptors failed by it."""
+    if status == 0:
+        p[d + P.DMA_STATE] = P.DMA_DONE
+        return 0
+    s[L.COPY_FAILED] += 1
+    failed = 0
+    qp = p[d + P.DMA_TOKEN] & _QP
+    while d < end:
+        if p[d + P.DMA_STATE] == P.DMA_ISSUED and p[d + P.DMA_TOKEN] & _QP == qp:
+            p[d + P.DMA_STATE] = P.DMA_FAILED
+            p[d + P.DMA_STATUS] = status
+            status = ECANCELED
+            failed += 1
+        d += P.DMA_WORDS
+    return failed
+
+
+@kernel
+def _direct(p, b, s, d):
+    """Copy descriptor *d* with our own loads and stores."""
+    va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
+    local = address_of(b) + p[d + P.DMA_OFFSET]
+    if p[d + P.DMA_OP] == P.OP_READ:
+        copy_ahead(local, va, length)
+    elif s[L.COPY_STREAM]:
+        copy_past(va, local, length)
+    else:
+        copy_ahead(va, local, length)
+    s[L.COPY_DIRECT_BYTES] += length
+    p[d + P.DMA_STATE] = P.DMA_DONE
+
+
+@kernel
+def _gather(p, b, s, d, end):
+    """Collect descriptors like *d* into iovecs; returns the descriptor after them."""
+    op = p[d + P.DMA_OP]
+    count, remotes, after = 0, 0, -1
+    while d < end and count < L.IOVECS and p[d + P.DMA_OP] == op and p[d + P.DMA_PATH] == P.PATH_PROCESS_VM:
+        if p[d + P.DMA_STATE] == P.DMA_ISSUED:
+            va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
+            s[L.COPY_LOCAL + 2 * count] = address_of(b) + p[d + P.DMA_OFFSET]
+            s[L.COPY_LOCAL + 2 * count + 1] = length
+            s[L.COPY_INDEX + count] = d
+            count += 1
+            if va == after:
+                s[L.COPY_REMOTE + 2 * remotes - 1] += length
+            else:
+                s[L.COPY_REMOTE + 2 * remotes] = va
+                s[L.COPY_REMOTE + 2 * remotes + 1] = length
+                remotes += 1
+            after = va + length
+        d += P.DMA_WORDS
+    s[L.COPY_COUNT] = count
+    s[L.COPY_REMOTES] = remotes
+    return d
+
+
+@kernel
+def _system_copy(p, s, end):
+    """One call for the gathered descriptors, and what became of each; returns how many failed."""
+    read = p[s[L.COPY_INDEX] + P.DMA_OP] == P.OP_READ
+    done = _call(s, read, s[L.COPY_COUNT], s[L.COPY_REMOTES])
+    s[L.COPY_BYTES] += max(done, 0)
+    status = EFAULT if done >= 0 else -done
+    for i in range(s[L.COPY_COUNT]):
+        d = s[L.COPY_INDEX + i]
+        done -= p[d + P.DMA_LENGTH]
+        if done < 0:
+            return _settle(p, s, d, end, status)
+        p[d + P.DMA_STATE] = P.DMA_DONE
+    return 0
+
+
+@kernel
+def _call(s, read, locals_, remotes):
+    """The system call itself: bytes copied or -errno."""
+    s[L.COPY_CALLS] += 1
+    local = address_of(s) + 8 * L.COPY_LOCAL
+    remote = address_of(s) + 8 * L.COPY_REMOTE
+    if read:
+        return sys_process_vm_readv(s[L.COPY_PID], local, locals_, remote, remotes)
+    return sys_process_vm_writev(s[L.COPY_PID], local, locals_, remote, remotes)
+
+
+@kernel
+def _atomic(p, s, d):
+    """Carry out one atomic on native-endian memory, serialised by whoever runs `execute`; 0 or errno."""
+    va, swap = p[d + P.DMA_VA], p[d + P.DMA_OP] == P.OP_CMP_SWAP
+    x0, x1 = p[d + P.DMA_X0], p[d + P.DMA_X1]
+    if p[d + P.DMA_PATH] == P.PATH_DIRECT:
+        p[d + P.DMA_RESULT] = compare_exchange_at(va, x0, x1) if swap else fetch_add_at(va, x0)
+        return 0
+    s[L.COPY_LOCAL] = address_of(s) + 8 * L.COPY_CELL
+    s[L.COPY_LOCAL + 1] = 8
+    s[L.COPY_REMOTE] = va
+    s[L.COPY_REMOTE + 1] = 8
+    done = _call(s, True, 1, 1)
+    if done == 8:
+        p[d + P.DMA_RESULT] = compare_exchange(s, L.COPY_CELL, x0, x1) if swap else fetch_add(s, L.COPY_CELL, x0)
+        done = _call(s, False, 1, 1) if not swap or p[d + P.DMA_RESULT] == x0 else 8
+    return 0 if done == 8 else -done if done < 0 else EFAULT

@@ -1,0 +1,172 @@
+"""The notifier's source: a userfaultfd that reports unmap, move and discard, and never a fault.
+
+Ranges are registered for write-protection only and nothing is ever protected, so no access is slowed down after its first
+touch; what arrives are the events. Facts this file depends on (measured; see ARCHITECTURE.md):
+
+* The thread that calls munmap, mremap or madvise sleeps until its event has been *read*. Whoever owns this descriptor must
+  read it without the GIL, or a munmap that holds the GIL never ends.
+* REMOVE comes before the pages go and nothing marks its end; UNMAP comes after the mapping is gone.
+* A forked child keeps the descriptor alive and with it the registrations: it must close it at once, or the parent's munmap
+  waits for the child to end. Closing the last reference wakes everybody who waits.
+* REMAP leaves the new place registered, and growing in place registers the tail.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unpinned.compiled import kernel
+from unpinned.compiled.intrinsics import address_of, stack_words
+from unpinned.compiled.libc import EAGAIN, SYS_USERFAULTFD, sys_ioctl, sys_read
+from unpinned.host import layout as L
+from unpinned.host.ranges import RangeCount
+
+USER_MODE_ONLY = 1
+UFFDIO_API = 0xC018AA3F
+UFFDIO_REGISTER = 0xC020AA00
+UFFDIO_UNREGISTER = 0x8010AA01
+UFFDIO_WRITEPROTECT = 0xC018AA06
+USERFAULTFD_IOC_NEW = 0xAA00
+REGISTER_MODE_WP = 2
+API = 0xAA
+
+FEATURE_EVENT_REMAP = 1 << 2
+FEATURE_EVENT_REMOVE = 1 << 3
+FEATURE_EVENT_UNMAP = 1 << 6
+FEATURE_WP_ASYNC = 1 << 15
+EVENTS_WANTED = FEATURE_EVENT_REMAP | FEATURE_EVENT_REMOVE | FEATURE_EVENT_UNMAP
+
+_REASONS = {
+    errno.EBUSY: "another userfaultfd of this process watches the range",
+    errno.EPERM: "a shared mapping of a file opened read-only cannot be watched",
+    errno.EINVAL: "this kind of mapping cannot be watched on this kernel",
+    errno.ENOENT: "nothing is mapped there",
+    errno.ENOMEM: "the kernel has no memory for it, or the process too many mappings (vm.max_map_count)",
+}
+
+
+def notify_scratch() -> NDArray[np.int64]:
+    """Scratch for `read_events`: afterwards, record i is words [EVENT_WORDS * i, ...) by EVENT_*."""
+    return np.zeros(L.NOTIFY_WORDS, np.int64)
+
+
+@kernel
+def read_events(fd, s):
+    """Read what is queued, at most EVENTS messages, into records of *s*; their number, 0 when none, or -errno.
+
+    Reading lets the threads go that wait for these events: whatever must not happen after, do before.
+    """
+    got = sys_read(fd, address_of(s), 8 * L.NOTIFY_WORDS)
+    if got < 0:
+        return 0 if got == -EAGAIN else got
+    count = got // (8 * L.EVENT_WORDS)
+    for i in range(count):
+        e = i * L.EVENT_WORDS
+        s[e + L.EVENT_KIND] &= 0xFF
+        # struct uffd_msg: remap {from, to, len}; remove and unmap {start, end}.
+        if s[e + L.EVENT_KIND] == L.EVENT_REMAP:
+            new, length = s[e + 2], s[e + 3]
+            s[e + L.EVENT_END] = s[e + L.EVENT_START] + length
+            s[e + L.EVENT_NEW] = new
+        else:
+            s[e + L.EVENT_NEW] = 0
+    return count
+
+
+@kernel
+def pending(fd):
+    """Whether an event is raised and not yet read: a hint (0.5 us), not a barrier."""
+    empty = stack_words(3)  # struct uffdio_writeprotect of zero length: EINVAL, but EAGAIN comes first
+    return sys_ioctl(fd, UFFDIO_WRITEPROTECT, empty) == -EAGAIN
+
+
+def _create() -> int:
+    """A new descriptor: by the system call, with or without USER_MODE_ONLY, or by /dev/userfaultfd."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for flags in (os.O_CLOEXEC | os.O_NONBLOCK | USER_MODE_ONLY, os.O_CLOEXEC | os.O_NONBLOCK):
+        fd: int = libc.syscall(ctypes.c_long(SYS_USERFAULTFD), ctypes.c_int(flags))
+        if fd >= 0:
+            return fd
+    failure = ctypes.get_errno()
+    try:
+        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise OSError(failure, f"userfaultfd: {os.strerror(failure)} (a seccomp profile may refuse it)") from None
+    try:
+        return fcntl.ioctl(device, USERFAULTFD_IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK | USER_MODE_ONLY)
+    finally:
+        os.close(device)
+
+
+def _api(fd: int, features: int) -> int | None:
+    """Settle on *features*: what the kernel has in all, or None when it has not got these."""
+    request = bytearray(struct.pack("=QQQ", API, features, 0))
+    try:
+        fcntl.ioctl(fd, UFFDIO_API, request)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+    return int(struct.unpack("=QQQ", request)[1])
+
+
+@dataclass
+class Userfaultfd:
+    """An open descriptor, what it was granted, and the ranges it watches (counted: regions may overlap)."""
+
+    fd: int
+    files: bool
+    """Granted WP_ASYNC (Linux 6.7): mappings of regular files can be watched too."""
+
+    def __post_init__(self) -> None:
+        self.watched = RangeCount()
+
+    @classmethod
+    def open(cls) -> Userfaultfd:
+        """OSError when the kernel, a seccomp profile or a setting refuses; the message says what was refused."""
+        fd = _create()
+        try:
+            for files in (True, False):
+                if _api(fd, EVENTS_WANTED | FEATURE_WP_ASYNC * files) is not None:
+                    return cls(fd, files)
+            raise OSError(errno.EINVAL, "userfaultfd without events for unmap, move and discard (Linux 4.11 has them)")
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def register(self, start: int, end: int) -> str:
+        """Watch [start, end), whole pages. "" when watched, else the reason why not: it then works unnotified."""
+        request = bytearray(struct.pack("=QQQQ", start, end - start, REGISTER_MODE_WP, 0))
+        try:
+            fcntl.ioctl(self.fd, UFFDIO_REGISTER, request)
+        except OSError as error:
+            return _REASONS.get(error.errno or 0, error.strerror or "refused")
+        self.watched.add(start, end)
+        return ""
+
+    def unregister(self, start: int, end: int) -> None:
+        """Undo one `register`: watch no more what no other registration covers. Holes are passed over."""
+        for low, high in self.watched.remove(start, end):
+            self.forget(low, high)
+
+    def forget(self, start: int, end: int) -> bool:
+        """Stop watching [start, end) whatever the counts say (where a REMAP moved it, a tail that grew)."""
+        try:
+            fcntl.ioctl(self.fd, UFFDIO_UNREGISTER, struct.pack("=QQ", start, end - start))
+        except OSError:
+            return False  # unmapped meanwhile: nothing left to watch
+        return True
+
+    def close(self) -> None:
+        """Wake every waiting thread and stop watching everything; idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,62 @@
+"""Fault workers: threads that bring pages in, and never copy.
+
+A worker may sleep for as long as a disk, a lock or somebody's fault handler takes; that is why it holds nothing
+meanwhile. After each chunk it commits what came and wakes the device, so a message goes on while its later pages come.
+"""
+
+from __future__ import annotations
+
+from unpinned.compiled import kernel
+from unpinned.compiled.atomics import fetch_add, load_acquire
+from unpinned.compiled.intrinsics import address_of
+from unpinned.compiled.libc import futex_wait, monotonic_ns
+from unpinned.compiled.views import words_at
+from unpinned.hca.device import wake_fault
+from unpinned.host import engine_words as E
+from unpinned.host.lock import lock, unlock
+from unpinned.host.pagemap import populate
+from unpinned.host.wake import kick
+from unpinned.paging import layout as P
+from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
+
+IDLE_NS = 1_000_000_000
+
+
+@kernel
+def work(e):
+    """A worker thread, until E_STOP."""
+    fetch_add(e, E.E_THREADS, 1)
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    while load_acquire(e, E.E_STOP) == 0:
+        seen = load_acquire(e, E.E_WORK)
+        lock(e, E.E_LOCK)
+        slot = fault_take(p, P.FAULT_QUEUED)
+        unlock(e, E.E_LOCK)
+        if slot < 0:
+            futex_wait(address_of(e) + 8 * E.E_WORK, seen & 0xFFFFFFFF, IDLE_NS)
+        else:
+            serve(e, h, p, slot)
+    fetch_add(e, E.E_THREADS, -1)
+    return 0
+
+
+@kernel
+def serve(e, h, p, slot):
+    """Bring one fault's range in, chunk by chunk."""
+    while True:
+        lock(e, E.E_LOCK)
+        more = fault_chunk(p, slot)
+        start = p[slot + P.FAULT_CURSOR]
+        end = p[slot + P.FAULT_CHUNK_END]
+        write = p[slot + P.FAULT_WRITE]
+        unlock(e, E.E_LOCK)
+        if more == 0:
+            return 0
+        error = populate(start, end, write)
+        lock(e, E.E_LOCK)
+        token = p[slot + P.FAULT_TOKEN]
+        fault_commit(p, slot, error, monotonic_ns())
+        wake_fault(h, token, slot)
+        unlock(e, E.E_LOCK)
+        kick(e)
