@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +152,11 @@ class _Worker:
     def give(self, index: int | None) -> None:
         """The next entry to compile, or None: the worker ends."""
         self.current = index
-        try:
+        with suppress(BrokenPipeError):  # it died; `take` says so
             if index is None:
                 self.orders.close()
             else:
                 print(*self.entries[index], sep="\t", file=self.orders, flush=True)
-        except BrokenPipeError:
-            pass  # it died; `take` says so
 
     def take(self) -> tuple[float, str]:
         """(seconds, name) of the entry it has compiled."""
@@ -174,7 +172,8 @@ class _Worker:
     def close(self) -> None:
         if not self.orders.closed:
             self.process.kill()
-            self.orders.close()
+            with suppress(BrokenPipeError):
+                self.orders.close()
         self.process.wait()
         self.answers.close()
 

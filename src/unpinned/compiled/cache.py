@@ -36,6 +36,7 @@ from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 PACKAGE = "unpinned"
+_COMMENT = re.compile(r"#[^\n]*|\\\n")
 _SOURCES = Path(__file__).resolve().parents[2]
 _IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)|import[ \t]+([^\n#]*))", re.MULTILINE
@@ -79,7 +80,7 @@ def environment() -> str:
             sys.version,
             str(config.CPU_NAME or llvmlite.binding.get_host_cpu_name()),
             str(config.CPU_FEATURES or features),
-            f"boundscheck={config.BOUNDSCHECK} opt={config.OPT}",
+            f"boundscheck={bool(config.BOUNDSCHECK)} opt={config.OPT}",
         )
     )
 
@@ -128,8 +129,10 @@ def _scan(module: str, path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _imports(text: str, package: str) -> Iterator[str]:
+    text = _COMMENT.sub(" ", text)
     for source, names, plain in _IMPORT.findall(text):
-        listed = [re.split(r"\s+as\s+", item.strip())[0] for item in (names or plain).strip("()").split(",")]
+        items = (names or plain).strip("() \t").split(",")
+        listed = [item.split()[0] for item in items if item.strip()]  # "name as other" is about name
         if not source:
             yield from listed
             continue
