@@ -87,7 +87,9 @@ def environment() -> str:
 
 def source_key(module: str, path: str) -> str:
     """Name of the folder for kernels of *module*, whose source is the file *path*."""
-    top = Path(path).resolve().parents[module.count(".") + (Path(path).name == "__init__.py")]
+    above = Path(path).resolve().parents
+    depth = module.count(".") + (Path(path).name == "__init__.py")
+    top = above[min(depth, len(above) - 1)]  # a loader may give a file any dotted name
     digest = hashlib.sha256(environment().encode())
     for name, text in sorted(_closure(module, path, top).items()):
         digest.update(f"\n{name}\n{text}".encode())
