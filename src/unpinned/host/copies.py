@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import compare_exchange, compare_exchange_at, fetch_add, fetch_add_at
@@ -24,13 +23,15 @@ from unpinned.compiled.copying import copy_ahead, copy_past, fence
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import EFAULT, monotonic_ns, sys_process_vm_readv, sys_process_vm_writev
 from unpinned.host import layout as L
+from unpinned.host.layout import Arena, Words
 from unpinned.paging import layout as P
+from unpinned.paging.layout import Block
 
 ECANCELED = 125
 _QP = 0xFFFFFFFF
 
 
-def copy_scratch(stream: bool = False) -> NDArray[np.int64]:
+def copy_scratch(stream: bool = False) -> Words:
     """Scratch for `execute`, of one thread of this process. *stream*: see COPY_STREAM in layout."""
     s = np.zeros(L.COPY_WORDS, np.int64)
     s[L.COPY_PID] = os.getpid()
@@ -39,7 +40,7 @@ def copy_scratch(stream: bool = False) -> NDArray[np.int64]:
 
 
 @kernel
-def execute(p, b, s):
+def execute(p: Block, b: Arena, s: Words) -> int:
     """Carry out the issued descriptors of block *p* against arena *b*; returns how many failed.
 
     Afterwards each is DMA_DONE, or DMA_FAILED with an errno in DMA_STATUS; atomics have DMA_RESULT.
@@ -73,7 +74,7 @@ def execute(p, b, s):
 
 
 @kernel
-def _settle(p, s, d, end, status):
+def _settle(p: Block, s: Words, d: int, end: int, status: int) -> int:
     """Write the outcome of descriptor *d*; returns how many descriptors failed by it."""
     if status == 0:
         p[d + P.DMA_STATE] = P.DMA_DONE
@@ -92,7 +93,7 @@ def _settle(p, s, d, end, status):
 
 
 @kernel
-def _direct(p, b, s, d):
+def _direct(p: Block, b: Arena, s: Words, d: int) -> None:
     """Copy descriptor *d* with our own loads and stores."""
     va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
     local = address_of(b) + p[d + P.DMA_OFFSET]
@@ -107,7 +108,7 @@ def _direct(p, b, s, d):
 
 
 @kernel
-def _gather(p, b, s, d, end):
+def _gather(p: Block, b: Arena, s: Words, d: int, end: int) -> int:
     """Collect descriptors like *d* into iovecs; returns the descriptor after them."""
     op = p[d + P.DMA_OP]
     count, remotes, after = 0, 0, -1
@@ -132,7 +133,7 @@ def _gather(p, b, s, d, end):
 
 
 @kernel
-def _system_copy(p, s, end):
+def _system_copy(p: Block, s: Words, end: int) -> int:
     """One call for the gathered descriptors, and what became of each; returns how many failed."""
     read = p[s[L.COPY_INDEX] + P.DMA_OP] == P.OP_READ
     done = _call(s, read, s[L.COPY_COUNT], s[L.COPY_REMOTES])
@@ -148,7 +149,7 @@ def _system_copy(p, s, end):
 
 
 @kernel
-def _call(s, read, locals_, remotes):
+def _call(s: Words, read: bool, locals_: int, remotes: int) -> int:
     """The system call itself: bytes copied or -errno."""
     s[L.COPY_CALLS] += 1
     local = address_of(s) + 8 * L.COPY_LOCAL
@@ -159,7 +160,7 @@ def _call(s, read, locals_, remotes):
 
 
 @kernel
-def _atomic(p, s, d):
+def _atomic(p: Block, s: Words, d: int) -> int:
     """Carry out one atomic on native-endian memory, serialised by whoever runs `execute`; 0 or errno."""
     va, swap = p[d + P.DMA_VA], p[d + P.DMA_OP] == P.OP_CMP_SWAP
     x0, x1 = p[d + P.DMA_X0], p[d + P.DMA_X1]

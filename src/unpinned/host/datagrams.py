@@ -13,6 +13,7 @@ from unpinned.compiled import kernel
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import EINVAL, sys_recvmmsg, sys_sendmsg
 from unpinned.host import layout as L
+from unpinned.host.layout import Arena, Words
 
 AF_INET, AF_INET6 = 2, 10
 EIO, EMSGSIZE, EAFNOSUPPORT = 5, 90, 97
@@ -28,20 +29,20 @@ _NAME, _NAME_LENGTH, _IOVEC, _IOVECS, _CONTROL, _CONTROL_LENGTH, _FLAGS, _LENGTH
 
 
 @kernel
-def swap32(x):
+def swap32(x: int) -> int:
     """The low 32 bits of *x* with their bytes reversed."""
     return (x & 0xFF) << 24 | (x >> 8 & 0xFF) << 16 | (x >> 16 & 0xFF) << 8 | (x >> 24 & 0xFF)
 
 
 @kernel
-def swap64(x):
+def swap64(x: int) -> int:
     """*x* with its bytes reversed."""
     low = swap32(x)
     return (low - ((low >> 31) << 32)) << 32 | swap32(x >> 32)  # signed before it is shifted: no overflow
 
 
 @kernel
-def receive_many(s, b, offset, count):
+def receive_many(s: Words, b: Arena, offset: int, count: int) -> int:
     """Receive up to *count* bursts (at most the scratch's slots) into *b*, BURST_BYTES apart from *offset* on.
 
     Returns how many came, or -errno: -EAGAIN (11) when none waits. Burst i is told by words U_RX + RX_WORDS * i on.
@@ -61,7 +62,7 @@ def receive_many(s, b, offset, count):
 
 
 @kernel
-def _received(s, i, slots):
+def _received(s: Words, i: int, slots: int) -> None:
     """Fill the result words of slot *i* from what the kernel wrote."""
     header = L.U_RX + slots * HEADERS + 8 * i
     control = L.U_RX + slots * CONTROLS + 8 * i
@@ -84,7 +85,7 @@ def _received(s, i, slots):
 
 
 @kernel
-def send(s, b, offset, length, segment, hi, lo, port):
+def send(s: Words, b: Arena, offset: int, length: int, segment: int, hi: int, lo: int, port: int) -> int:
     """Send b[offset : offset + length] to (hi, lo), cut into datagrams of *segment* bytes; 0: one datagram.
 
     Bytes sent: less than *length* when the socket buffer filled up between datagrams. -errno when nothing was:
@@ -114,7 +115,7 @@ def send(s, b, offset, length, segment, hi, lo, port):
 
 
 @kernel
-def _set_name(s, hi, lo, port):
+def _set_name(s: Words, hi: int, lo: int, port: int) -> int:
     """Put the destination into the struct sockaddr; 0 or -EAFNOSUPPORT."""
     word = s[L.U_FAMILY] | (port & 0xFF) << 24 | (port >> 8 & 0xFF) << 16
     mapped = hi == 0 and lo >> 32 == 0xFFFF
@@ -132,7 +133,7 @@ def _set_name(s, hi, lo, port):
 
 
 @kernel
-def _send_one(s, b, offset, length, segment):
+def _send_one(s: Words, b: Arena, offset: int, length: int, segment: int) -> int:
     """One sendmsg; *segment* 0: one datagram."""
     s[L.U_TX_IOVEC] = address_of(b) + offset
     s[L.U_TX_IOVEC + 1] = length

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.int64]
+Arena = NDArray[np.uint8]
+
 PAGE: Final = 4096
 PAGE_MASK: Final = ~(PAGE - 1)
 

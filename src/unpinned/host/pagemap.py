@@ -13,7 +13,6 @@ import fcntl
 import os
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unpinned.compiled import kernel
 from unpinned.compiled.intrinsics import address_of, load8, stack_words, store64
@@ -31,6 +30,7 @@ from unpinned.compiled.libc import (
     sys_process_vm_writev,
 )
 from unpinned.host import layout as L
+from unpinned.host.layout import Words
 
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 PAGE_IS_PRESENT = 8
@@ -41,7 +41,7 @@ TRIES = 64  # a signal a try is a lot of signals
 _SIZE, _FLAGS, _START, _END, _WALK_END, _VECTOR, _VECTOR_LENGTH, _MAX, _INVERTED, _MASK, _ANY, _RETURN = range(12)
 
 
-def scan_scratch(mode: int | None = None) -> NDArray[np.int64]:
+def scan_scratch(mode: int | None = None) -> Words:
     """Scratch for the scan kernels, of one thread; opens /proc/self/pagemap, which `close_scratch` closes.
 
     *mode* (MODE_*): None takes the best that works here. OSError when *mode* is asked for and does not work.
@@ -73,7 +73,7 @@ def scan_scratch(mode: int | None = None) -> NDArray[np.int64]:
     return s
 
 
-def close_scratch(s: NDArray[np.int64]) -> None:
+def close_scratch(s: Words) -> None:
     """Close what `scan_scratch` opened; idempotent."""
     fd, s[L.SCAN_FD] = int(s[L.SCAN_FD]), -1
     if fd >= 0:
@@ -81,7 +81,7 @@ def close_scratch(s: NDArray[np.int64]) -> None:
 
 
 @kernel
-def scan(start, end, s):
+def scan(start: int, end: int, s: Words) -> int:
     """First address of [start, end) whose page is not there, else *end*; an address that is not mapped is not there."""
     base = start & L.PAGE_MASK
     if s[L.SCAN_MODE] != L.MODE_IOCTL:
@@ -92,7 +92,7 @@ def scan(start, end, s):
 
 
 @kernel
-def resident(start, end, s):
+def resident(start: int, end: int, s: Words) -> int:
     """Bytes of [start, end) whose pages are there: a gigabyte that is all there takes 5 ms, one that is not 10 us."""
     total = 0
     base = start & L.PAGE_MASK
@@ -112,7 +112,7 @@ def resident(start, end, s):
 
 
 @kernel
-def _walk(start, end, regions, s):
+def _walk(start: int, end: int, regions: int, s: Words) -> int:
     """One PAGEMAP_SCAN: number of ranges of present pages in SCAN_VECTOR (start, end, categories), or -errno."""
     a = L.SCAN_ARGUMENT
     s[a + _START] = start
@@ -128,7 +128,7 @@ def _walk(start, end, regions, s):
 
 
 @kernel
-def _scan_pages(base, end, s):
+def _scan_pages(base: int, end: int, s: Words) -> int:
     """Address of the first page of [base, end) that is not there, by the pagemap file or mincore."""
     vector = address_of(s) + 8 * L.SCAN_VECTOR
     while base < end:
@@ -150,7 +150,7 @@ def _scan_pages(base, end, s):
 
 
 @kernel
-def populate(start, end, write):
+def populate(start: int, end: int, write: bool) -> int:
     """Bring in the pages of [start, end), for writing where *write*; 0 or errno. Sleeps as long as that takes.
 
     EFAULT: a hole, a page past the end of its file, or *write* where writing is not allowed.
@@ -169,7 +169,7 @@ def populate(start, end, write):
 
 
 @kernel
-def _touch(base, end, write):
+def _touch(base: int, end: int, write: bool) -> int:
     """`populate` for Linux before 5.14: a byte of each page, by process_vm. Where *write*, the kernel readies the page
     for writing and then finds nothing at address 0 to write: the page's bytes stay as they are."""
     cell = stack_words(5)

@@ -41,7 +41,7 @@ class RangeCount:
     def uncovered(self, start: int, end: int) -> list[Range]:
         """The parts of [start, end) that no range covers, ascending."""
         parts = []
-        for low, high in sorted(r for r in self._ranges if r[0] < end and start < r[1]):
+        for low, high in sorted(r for r in list(self._ranges) if r[0] < end and start < r[1]):
             if low > start:
                 parts.append((start, low))
             start = max(start, high)

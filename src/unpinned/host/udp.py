@@ -13,10 +13,10 @@ import socket
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unpinned.host import datagrams as D
 from unpinned.host import layout as L
+from unpinned.host.layout import Words
 
 ROCE_PORT = 4791
 BUFFER_BYTES = 8 << 20
@@ -154,7 +154,7 @@ def _has(sock: socket.socket, option: int, value: int) -> bool:
     return True
 
 
-def udp_scratch(endpoint: Endpoint, slots: int = 4) -> NDArray[np.int64]:
+def udp_scratch(endpoint: Endpoint, slots: int = 4) -> Words:
     """Scratch for `datagrams`: its structures, built. *slots*: bursts that one receive call may bring."""
     s = np.zeros(L.U_RX + slots * L.U_SLOT_WORDS, np.int64)
     six = endpoint.address.version == 6
@@ -175,7 +175,7 @@ def udp_scratch(endpoint: Endpoint, slots: int = 4) -> NDArray[np.int64]:
     return s
 
 
-def _message(s: NDArray[np.int64], header: int, name: int, iovec: int, control: int) -> None:
+def _message(s: Words, header: int, name: int, iovec: int, control: int) -> None:
     """Point a struct msghdr at its parts."""
     base = s.ctypes.data
     s[header] = base + 8 * name

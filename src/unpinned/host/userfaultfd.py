@@ -21,12 +21,12 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unpinned.compiled import kernel
 from unpinned.compiled.intrinsics import address_of, stack_words
 from unpinned.compiled.libc import EAGAIN, SYS_USERFAULTFD, sys_ioctl, sys_read
 from unpinned.host import layout as L
+from unpinned.host.layout import Words
 from unpinned.host.ranges import RangeCount
 
 USER_MODE_ONLY = 1
@@ -53,13 +53,13 @@ _REASONS = {
 }
 
 
-def notify_scratch() -> NDArray[np.int64]:
+def notify_scratch() -> Words:
     """Scratch for `read_events`: afterwards, record i is words [EVENT_WORDS * i, ...) by EVENT_*."""
     return np.zeros(L.NOTIFY_WORDS, np.int64)
 
 
 @kernel
-def read_events(fd, s):
+def read_events(fd: int, s: Words) -> int:
     """Read what is queued, at most EVENTS messages, into records of *s*; their number, 0 when none, or -errno.
 
     Reading lets the threads go that wait for these events: whatever must not happen after, do before.
@@ -82,7 +82,7 @@ def read_events(fd, s):
 
 
 @kernel
-def pending(fd):
+def pending(fd: int) -> bool:
     """Whether an event is raised and not yet read: a hint (0.5 us), not a barrier."""
     empty = stack_words(3)  # struct uffdio_writeprotect of zero length: EINVAL, but EAGAIN comes first
     return sys_ioctl(fd, UFFDIO_WRITEPROTECT, empty) == -EAGAIN

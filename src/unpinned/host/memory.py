@@ -1,0 +1,227 @@
+"""How the device reaches a buffer: through which mapping, by which path, and how far that can be trusted.
+
+Linux tells user space about an unmap after the fact, so a copy under way can land in whatever replaced the range. The
+cure is not to use the application's mapping:
+
+=======  =========================================  ==========================================  =========================
+kind     memory                                     reached through                             a stray copy
+=======  =========================================  ==========================================  =========================
+OWNED    made by `owned.empty`                      our second mapping of the sealed memfd      never; direct
+ALIAS    the application's shared mappings          an alias: mremap(address, 0, length)        never; direct if the end
+                                                                                                cannot move
+FOREIGN  private memory: heap, plain NumPy          process_vm at its own address               possible when replaced
+                                                                                                under fire
+FILE     a path                                     our own mapping of it                       never
+=======  =========================================  ==========================================  =========================
+
+An alias does not follow what the application does to its mapping (mprotect, munmap): rights and revocation are the page
+table's. Memory whose end can move (a file may be truncated) is copied by process_vm, which answers EFAULT, not SIGBUS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import functools
+import os
+import stat
+import threading
+from dataclasses import dataclass, field
+
+from unpinned.host import owned, system
+from unpinned.host.pagemap import populate
+from unpinned.host.ranges import Range, RangeCount
+from unpinned.host.userfaultfd import Userfaultfd
+from unpinned.host.vmas import Vma, covered, vmas
+from unpinned.paging import layout as P
+
+
+class Kind(enum.Enum):
+    """Whose memory it is."""
+
+    OWNED = "owned"
+    ALIAS = "alias"
+    FOREIGN = "foreign"
+    FILE = "file"
+
+
+_locked = RangeCount()
+_locked_guard = threading.RLock()  # a collection inside it may close another mapping
+
+
+@dataclass
+class Mapping:
+    """One registered range as the device sees it. Close it when no copy can be under way any more."""
+
+    kind: Kind
+    address: int
+    """Where the application sees it; a FILE has only ours."""
+    length: int
+    table_base: int
+    """Where the device touches it; `address` + x is reached at `table_base` + x."""
+    path: int
+    """PATH_DIRECT or PATH_PROCESS_VM."""
+    writable: bool
+    notify: list[Range] = field(default_factory=list)
+    """Page ranges of the application whose events concern it; none when only we can unmap it."""
+    unnotified: str = ""
+    """Why it is not watched though it should be: errors and our own life cycle must do."""
+    owner: object = None
+    """Keeps the memory alive."""
+    _alias: Range | None = None
+    _locked: Range | None = None
+    _watching: Userfaultfd | None = None
+    _pid: int = field(default_factory=os.getpid)
+
+    @property
+    def pages(self) -> Range:
+        """The page range that the device touches."""
+        return system.page_floor(self.table_base), system.page_ceil(self.table_base + self.length)
+
+    def watch(self, source: Userfaultfd) -> str:
+        """Ask for the events of `notify`; "" or the reason why there will be none (also in `unnotified`)."""
+        if self._alias is not None:
+            source.forget(*self._alias)  # an alias of a range that is watched already is born watched
+        for start, end in self.notify:
+            self.unnotified = source.register(start, end)
+            if not self.unnotified:
+                self._watching = source
+        return self.unnotified
+
+    def unwatch(self) -> None:
+        """Undo `watch`; idempotent."""
+        source, self._watching = self._watching, None
+        if source is not None and source.fd >= 0:
+            for start, end in self.notify:
+                source.unregister(start, end)
+
+    def lock(self) -> None:
+        """Bring all of it in and keep it (mlock), for a pinned region. OSError names RLIMIT_MEMLOCK where that is why."""
+        start, end = self.pages
+        with _locked_guard:
+            if self._locked is None and end > start:
+                system.lock(start, end - start)
+                _locked.add(start, end)
+                self._locked = (start, end)
+
+    def unlock(self) -> None:
+        """Undo `lock`, except where another mapping's lock covers the same pages; idempotent."""
+        with _locked_guard:
+            held, self._locked = self._locked, None
+            if held is not None:
+                for start, end in _locked.remove(*held):
+                    system.unlock(start, end - start)
+
+    def drop(self) -> None:
+        """Let our own mapping forget its pages (they stay in the file or the application's mapping), so that the kernel
+        may reclaim them. No-op for FOREIGN memory, where it would discard the content."""
+        if self.kind is not Kind.FOREIGN and self._locked is None:
+            start, end = self.pages
+            system.advise(start, end - start, system.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unwatch, unlock and unmap what is ours; idempotent. A forked child only forgets: its copy was never made."""
+        if self._pid == os.getpid():
+            self.unwatch()
+            self.unlock()
+        mine, self._alias = self._alias, None
+        if mine is not None and self._pid == os.getpid():
+            system.unmap(mine[0], mine[1] - mine[0])
+        self.owner = None
+
+
+def map_buffer(address: int, length: int, writable: bool, owner: object = None) -> Mapping:
+    """How to reach the application's memory [address, address + length); nothing is read, populated or locked.
+
+    *writable*: remote or local writes will be asked for. *owner* is kept alive until `Mapping.close`.
+    OSError: EFAULT where nothing is mapped, EACCES where *writable* and a shared mapping is read-only.
+    """
+    if length < 0 or address < 0 or address + length > 1 << 56:
+        raise OSError(errno.EINVAL, f"no such range: {system.span(address, length)}")
+    start, end = system.page_floor(address), system.page_ceil(address + length)
+    if length == 0:
+        return Mapping(Kind.FOREIGN, address, 0, address, P.PATH_PROCESS_VM, writable, owner=owner)
+    found = vmas(start, end)
+    if not covered(found, start, end):
+        raise OSError(errno.EFAULT, f"not all of {system.span(address, length)} is mapped")
+    mapping = Mapping(Kind.FOREIGN, address, length, address, P.PATH_PROCESS_VM, writable, [(start, end)], owner=owner)
+    if found[0].shared and all(after.continues(before) for before, after in zip(found, found[1:])):
+        if writable and not all(vma.writable for vma in found):
+            raise OSError(errno.EACCES, f"{system.span(address, length)} is mapped read-only")
+        _reach_shared(mapping, found, start, end)
+    return mapping
+
+
+def map_file(path: str | os.PathLike[str], writable: bool, offset: int = 0, length: int | None = None) -> Mapping:
+    """A mapping of our own of a regular file: bytes [offset, offset + length), to its present end by default.
+
+    A file that shrinks later gives EFAULT at the copies, one that is replaced goes on as it was.
+    OSError: what open and mmap say; EINVAL when it is no regular file or the range is empty or past its end.
+    """
+    name = os.fspath(path)
+    fd = os.open(name, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        length = status.st_size - offset if length is None else length
+        if offset < 0 or length <= 0 or offset + length > status.st_size:
+            raise OSError(errno.EINVAL, f"has {status.st_size} bytes, not {length} at {offset}", name)
+        first = system.page_floor(offset)
+        size = system.page_ceil(offset + length) - first
+        base = system.map_shared(fd, size, writable, first)
+    finally:
+        os.close(fd)
+    system.keep_from_children(base, size)
+    at = base + offset - first
+    return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, _alias=(base, base + size))
+
+
+def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> None:
+    """Reach *mapping* through another mapping of the same shared memory; it stays FOREIGN where there is none."""
+    offset = found[0].offset + start - found[0].start
+    holder = owned.holder_of(found[0])
+    if holder is not None:
+        mapping.kind, mapping.path = Kind.OWNED, P.PATH_DIRECT
+        mapping.table_base = holder.block.device_base + offset + mapping.address - start
+        mapping.owner = (mapping.owner, holder)
+        return
+    try:
+        base = system.alias(start, end - start)
+    except OSError:
+        return  # a device's memory, say
+    system.keep_from_children(base, end - start)
+    mapping.kind = Kind.ALIAS
+    mapping._alias = (base, base + end - start)
+    mapping.table_base = base + mapping.address - start
+    usable = all(vma.readable and (vma.writable or not mapping.writable) for vma in found)
+    if usable and _end_is_fixed(found[0], offset + end - start, base + end - start):
+        mapping.path = P.PATH_DIRECT
+
+
+def _end_is_fixed(vma: Vma, file_end: int, alias_end: int) -> bool:
+    """Can no access below *alias_end*, which maps the file up to *file_end*, ever lie behind the end of the file?"""
+    if vma.device != _anonymous_device():
+        return False
+    if vma.name == "/dev/zero (deleted)" or vma.name.startswith("/SYSV"):
+        # Nobody can truncate it, but a mapping may have been grown past it.
+        return populate(alias_end - system.PAGE, alias_end, False) == 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            status = os.fstat(int(fd))
+            if (status.st_dev, status.st_ino) == (vma.device, vma.inode):
+                seals = fcntl.fcntl(int(fd), system.F_GET_SEALS)
+                return bool(seals & system.F_SEAL_SHRINK) and status.st_size >= file_end
+    return False
+
+
+@functools.cache
+def _anonymous_device() -> int:
+    """The device number of memory without a file system: memfd, shared anonymous and System V memory."""
+    fd = os.memfd_create("unpinned-device", os.MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)

@@ -1,0 +1,120 @@
+"""Memory that this project owns: NumPy arrays on a sealed memfd that is mapped twice.
+
+The application works in one mapping, the device in the other, so whatever the application does to its addresses, no copy of
+the device can land anywhere else. The seals forbid shrinking, so direct loads and stores cannot meet the end of the file.
+Being shared memory, such an array is shared with forked children (a child's writes are seen by the parent), like
+multiprocessing.shared_memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from unpinned.host import system
+from unpinned.host.vmas import Vma
+
+Identity = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A sealed memfd and its two mappings."""
+
+    base: int
+    """The application's mapping."""
+    device_base: int
+    """The device's. Not inherited by forked children."""
+    length: int
+    identity: Identity
+    """Device and inode, by which the kernel names the file in a list of mappings."""
+    pid: int
+
+
+_blocks: dict[Identity, weakref.ref[_Holder]] = {}
+
+
+class _Holder:
+    """What an owned array's memory belongs to: when the last array (or region) on it is gone, it is unmapped."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "block")
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (block.length,),
+            "typestr": "|u1",
+            "data": (block.base, False),
+        }
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike = float, *, huge: bool = False) -> NDArray[Any]:
+    """An array like `numpy.empty`'s (zeros, in fact) in memory that the device can serve without a stray byte.
+
+    Nothing is populated: an array larger than RAM is fine. *huge*: ask for transparent huge pages.
+    TypeError for a dtype that holds Python objects; OSError where memory or addresses run out.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError(f"dtype {kind} holds Python objects: they mean nothing in another process")
+    size = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
+    if size <= 0:
+        return np.empty(shape, kind)
+    return np.asarray(_allocate(size, huge))[:size].view(kind).reshape(shape)
+
+
+def holder_of(vma: Vma) -> _Holder | None:
+    """The living owner of the memory that *vma* maps, if it is ours and of this process (not a parent's)."""
+    reference = _blocks.get((vma.device, vma.inode))
+    holder = reference() if reference is not None else None
+    return holder if holder is not None and holder.block.pid == os.getpid() else None
+
+
+def _allocate(size: int, huge: bool) -> _Holder:
+    length = system.page_ceil(size)
+    alignment = system.HUGE if length >= system.HUGE else system.PAGE
+    fd = os.memfd_create("unpinned", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    bases: list[int] = []
+    try:
+        os.ftruncate(fd, length)
+        fcntl.fcntl(fd, system.F_ADD_SEALS, system.F_SEAL_SHRINK | system.F_SEAL_GROW | system.F_SEAL_SEAL)
+        for _ in range(2):
+            bases.append(system.reserve(length, alignment))
+            system.map_shared(fd, length, True, at=bases[-1])
+            if huge:
+                system.advise(bases[-1], length, system.MADV_HUGEPAGE)
+        system.keep_from_children(bases[1], length)
+        status = os.fstat(fd)
+        block = Block(bases[0], bases[1], length, (status.st_dev, status.st_ino), os.getpid())
+    except BaseException:
+        for base in bases:
+            system.unmap(base, length)
+        raise
+    finally:
+        os.close(fd)
+    return _hold(block)
+
+
+def _hold(block: Block) -> _Holder:
+    holder = _Holder(block)
+    _blocks[block.identity] = weakref.ref(holder)
+    # Not at exit: arrays may still be in use by then, and the kernel takes all of it back anyway.
+    weakref.finalize(holder, _release, block).atexit = False
+    return holder
+
+
+def _release(block: Block) -> None:
+    _blocks.pop(block.identity, None)
+    with contextlib.suppress(OSError):
+        system.unmap(block.base, block.length)
+        if block.pid == os.getpid():
+            system.unmap(block.device_base, block.length)

@@ -1,0 +1,119 @@
+"""Memory calls of the C library for the control plane: addresses are ints, a failure is an OSError that says of what.
+
+Each releases the GIL while it runs: an munmap or mremap of a watched range sleeps until its event is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import resource
+from collections.abc import Callable
+
+PROT_NONE, PROT_READ, PROT_WRITE = 0, mmap.PROT_READ, mmap.PROT_WRITE
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
+MADV_DONTNEED, MADV_DONTFORK, MADV_HUGEPAGE, MADV_PAGEOUT = 4, 10, 14, 21
+MREMAP_MAYMOVE = 1
+F_ADD_SEALS, F_GET_SEALS = 1033, 1034
+F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
+PAGE = mmap.PAGESIZE
+HUGE = 2 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_word, _int = ctypes.c_size_t, ctypes.c_int
+_MAP_FAILED = ctypes.c_size_t(-1).value
+
+
+def _function(name: str, result: type, *arguments: type) -> Callable[..., int]:
+    function = _libc[name]
+    function.restype, function.argtypes = result, list(arguments)
+    return function
+
+
+_mmap = _function("mmap", _word, _word, _word, _int, _int, _int, ctypes.c_long)
+_munmap = _function("munmap", _int, _word, _word)
+_mremap = _function("mremap", _word, _word, _word, _word, _int)
+_madvise = _function("madvise", _int, _word, _word, _int)
+_mlock = _function("mlock", _int, _word, _word)
+_munlock = _function("munlock", _int, _word, _word)
+
+
+def page_floor(address: int) -> int:
+    """Start of the page that holds *address*."""
+    return address & -PAGE
+
+
+def page_ceil(address: int) -> int:
+    """*address* rounded up to a page."""
+    return -(-address & -PAGE)
+
+
+def span(address: int, length: int) -> str:
+    """How messages name a range."""
+    return f"{length} bytes at {address:#x}"
+
+
+def _check(result: int, failed: int, what: str) -> int:
+    if result == failed:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+def map_shared(fd: int, length: int, writable: bool, offset: int = 0, at: int = 0) -> int:
+    """A shared mapping of the file *fd*; *at* (not 0): there, in place of what was there."""
+    protection = PROT_READ | (PROT_WRITE if writable else 0)
+    flags = MAP_SHARED | MAP_NORESERVE | (MAP_FIXED if at else 0)
+    return _check(_mmap(at, length, protection, flags, fd, offset), _MAP_FAILED, f"mmap of {length} bytes")
+
+
+def reserve(length: int, alignment: int = PAGE) -> int:
+    """Addresses without memory, on a multiple of *alignment*."""
+    whole = length + alignment - PAGE
+    flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    base = _check(_mmap(0, whole, PROT_NONE, flags, -1, 0), _MAP_FAILED, f"mmap of {whole} bytes")
+    start = -(-base & -alignment)
+    for low, high in ((base, start), (start + length, base + whole)):
+        if low < high:
+            unmap(low, high - low)
+    return start
+
+
+def alias(address: int, length: int) -> int:
+    """A second mapping of the shared memory at *address*, which must be one stretch of one file."""
+    what = f"mremap of {span(address, length)} to a second place"
+    return _check(_mremap(address, 0, length, MREMAP_MAYMOVE), _MAP_FAILED, what)
+
+
+def unmap(address: int, length: int) -> None:
+    _check(_munmap(address, length), -1, f"munmap of {span(address, length)}")
+
+
+def advise(address: int, length: int, advice: int) -> None:
+    _check(_madvise(address, length, advice), -1, f"madvise({advice}) of {span(address, length)}")
+
+
+def lock(address: int, length: int) -> None:
+    """mlock; past RLIMIT_MEMLOCK the OSError (ENOMEM or EPERM) says what the limit is and who may raise it."""
+    if _mlock(address, length) == 0:
+        return
+    code = ctypes.get_errno()
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    text = f"mlock of {span(address, length)}: {os.strerror(code)}"
+    if code in (errno.ENOMEM, errno.EPERM, errno.EAGAIN) and limit != resource.RLIM_INFINITY:
+        text += f"; RLIMIT_MEMLOCK allows {limit} bytes for the process (ulimit -l, LimitMEMLOCK=), a hole is refused too"
+    raise OSError(code, text)
+
+
+def unlock(address: int, length: int) -> None:
+    """munlock; what is not mapped any more is not locked either."""
+    _munlock(address, length)
+
+
+def keep_from_children(address: int, length: int) -> None:
+    """Leave the range out of forked children (MADV_DONTFORK), where that is possible."""
+    with contextlib.suppress(OSError):
+        advise(address, length, MADV_DONTFORK)
