@@ -30,6 +30,7 @@ def push(h, cq, wr_id, status, opcode, length, qpn, imm, flags, solicited):
     h[e + L.E_FLAGS] = flags
     h[e + L.E_SRC_QP] = 0
     h[cq + L.CQ_TAIL] = tail + 1
+    h[L.H_COMPLETIONS] += 1
     armed = h[cq + L.CQ_ARMED]
     if armed == 1 or (armed == 2 and (solicited or status != L.WC_SUCCESS)):
         h[cq + L.CQ_ARMED] = 0

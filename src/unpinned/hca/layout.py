@@ -70,6 +70,9 @@ H_EVENTS: Final = 41  # number of CQs with a notification to deliver
 H_TX_BURST: Final = 42  # packets one QP may send before the next has its turn
 H_QP_LIVE: Final = 43  # one past the highest QP in use
 H_ERROR_EVENTS: Final = 44  # QPs that went to error, ever
+H_COMPLETIONS: Final = 45  # completions, ever
+H_CQ_LIVE: Final = 46  # one past the highest CQ in use
+H_MR_LIVE: Final = 47  # one past the highest region record in use
 H_FREE: Final = 48  # first word the control plane may allocate rings from
 H_COUNTERS: Final = 64
 
@@ -126,6 +129,7 @@ MR_PATH: Final = 7  # DMA_PATH of the copies
 MR_PINNED: Final = 8  # 1: the page table is not consulted
 MR_REGION: Final = 9  # slot of the region's counters in the paging block
 MR_HOLES: Final = 10  # 1: some extents were revoked
+MR_IMPLICIT: Final = 11  # 1: the whole address space, whatever it holds
 MR_WORDS: Final = 12
 
 ACCESS_LOCAL_WRITE: Final = 1

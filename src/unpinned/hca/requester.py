@@ -51,8 +51,8 @@ def gather(h, p, q, w, at, size, op, offset, access, now, length):
     ``op`` 0 only looks the pages up.  Two passes, as for the responder's scatter list; on a miss a fault over ``length`` bytes
     from there is begun.  Returns HIT, MISS or DENIED.
     """
-    write = access != 0
-    field = L.QP_LAND_FAULT if write and op else L.QP_SEND_FAULT
+    write = 1 if access != 0 else 0
+    field = L.QP_LAND_FAULT if write == 1 and op != 0 else L.QP_SEND_FAULT
     for make in range(2 if op else 1):
         skip = at
         left = size

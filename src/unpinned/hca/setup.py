@@ -51,6 +51,7 @@ def add_cq(t: Tables, depth: int, fd: int = -1) -> int:
     h[cq + L.CQ_MASK] = depth - 1
     h[cq + L.CQ_FD] = fd
     h[cq + L.CQ_STATE] = 1
+    h[L.H_CQ_LIVE] = max(h[L.H_CQ_LIVE], (cq - int(h[L.H_CQ_BASE])) // L.CQ_WORDS + 1)
     return cq
 
 
@@ -73,7 +74,7 @@ def add_mr(
     mr = int(h[L.H_MR_BASE]) + t.free_mrs[-1] * L.MR_WORDS
     if key == 0 or not insert_key(h, key, mr):
         return 0
-    t.free_mrs.pop()
+    h[L.H_MR_LIVE] = max(h[L.H_MR_LIVE], t.free_mrs.pop() + 1)
     h[mr : mr + L.MR_WORDS] = 0
     for word, value in (
         (L.MR_PD, pd), (L.MR_KEY, key), (L.MR_START, start), (L.MR_LENGTH, length), (L.MR_ACCESS, access),

@@ -135,7 +135,7 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
             fetch_add(e, E.E_WAITING, 1)
             kick(e)
             if load_acquire(e, E.E_DRIVING):
-                futex_wait(address_of(e) + 8 * E.E_PROGRESS, seen & 0x7FFFFFFF, min(left, ROLE_WAIT_NS))
+                futex_wait(address_of(e) + 8 * E.E_PROGRESS, seen & 0xFFFFFFFF, min(left, ROLE_WAIT_NS))
             fetch_add(e, E.E_WAITING, -1)
     e[E.E_LAST_POLL] = monotonic_ns()
     fetch_add(e, E.E_POLLERS, -1)
