@@ -82,6 +82,17 @@ def reserve(length: int, alignment: int = PAGE) -> int:
     return start
 
 
+def map_anonymous(length: int) -> int:
+    """Private memory, readable and writable."""
+    flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    return _check(_mmap(0, length, PROT_READ | PROT_WRITE, flags, -1, 0), _MAP_FAILED, f"mmap of {length} bytes")
+
+
+def map_private(fd: int, length: int) -> int:
+    """A private, readable mapping of the start of the file *fd*."""
+    return _check(_mmap(0, length, PROT_READ, MAP_PRIVATE, fd, 0), _MAP_FAILED, f"mmap of {length} bytes")
+
+
 def alias(address: int, length: int) -> int:
     """A second mapping of the shared memory at *address*, which must be one stretch of one file."""
     what = f"mremap of {span(address, length)} to a second place"

@@ -21,7 +21,7 @@ from unpinned.host.layout import Words
 ROCE_PORT = 4791
 BUFFER_BYTES = 8 << 20
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 _LOOPBACK_CANDIDATES = 250
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -115,8 +115,8 @@ def _open(address: IPAddress, scope: int, port: int, buffer_bytes: int) -> Endpo
             address=address,
             port=sock.getsockname()[1],
             scope=scope,
-            receive_bytes=_grow(sock, socket.SO_RCVBUF, _SO_RCVBUFFORCE, buffer_bytes),
-            send_bytes=_grow(sock, socket.SO_SNDBUF, _SO_SNDBUFFORCE, buffer_bytes),
+            receive_bytes=grow(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_bytes),
+            send_bytes=grow(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_bytes),
             segmentation=_has(sock, D.UDP_SEGMENT, 0),
             coalescing=_has(sock, D.UDP_GRO, 1),
         )
@@ -137,7 +137,7 @@ def _bind(sock: socket.socket, address: IPAddress, scope: int, port: int) -> Non
         raise OSError(error.errno, f"cannot bind {where}: {error.strerror}") from None
 
 
-def _grow(sock: socket.socket, option: int, force: int, size: int) -> int:
+def grow(sock: socket.socket, option: int, force: int, size: int) -> int:
     """Ask for a buffer of *size* bytes, beyond the system's limit where we may; what was granted."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, force, size)

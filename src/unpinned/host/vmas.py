@@ -60,6 +60,15 @@ def covered(found: list[Vma], start: int, end: int) -> bool:
     return start >= end
 
 
+def procmap_query_works() -> bool:
+    """Does this kernel answer PROCMAP_QUERY?"""
+    with open(MAPS, "rb") as maps:
+        try:
+            return next(_queried(maps.fileno(), 0, 1 << 56), None) is not None
+        except OSError:
+            return False
+
+
 def _queried(fd: int, start: int, end: int) -> Iterator[Vma]:
     name = ctypes.create_string_buffer(_NAME_BYTES)
     while start < end:
