@@ -1,6 +1,7 @@
-"""Floor 1: the secondary page table, its faults and its invalidations. Pure: no socket, thread, clock, random or syscall.
+"""Floor 1: the secondary page table, its faults and its invalidations. Pure: no socket, thread, clock, random or
+syscall.
 
-* `layout`    every word of the block `p`: constants, record views, `create`.
+* `layout`    every word of the block `p`, as constants; `create` and record views.
 * `table`     the radix tree: translate, install, zap.
 * `dma`       descriptors of copies: "translated", "copied" and "completed" are three separate steps.
 * `notifier`  the one owner of the collision protocol: invalidations, deferral, flushes.
@@ -10,8 +11,8 @@
 * `policy`    cause -> verdict as data, with the capabilities of each world.
 
 May import NumPy, numba through `unpinned.compiled`, and nothing above. Promises upward: every function is a step that
-does bounded work, is called by whoever holds the device's lock, and returns a status; wherever a thread can lose a race,
-there are two functions. The live world and the model call the same ones.
+does bounded work, is called by whoever holds the device's lock, and returns a status; wherever a thread can lose a
+race, there are two functions. The live world and the model call the same ones.
 """
 
 from unpinned.paging.layout import Block, create, view

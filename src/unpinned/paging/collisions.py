@@ -1,4 +1,5 @@
-"""Who collides with whom: the questions that the notifier and the faults both ask, and what an ended collision sets free.
+"""Who collides with whom: the questions that the notifier and the faults both ask, and what an ended collision sets
+free.
 
 The protocol itself is told, and owned, by notifier.py.
 """
@@ -33,7 +34,9 @@ def is_active(p: Block, start: int, end: int) -> bool:
 
 @kernel
 def flush_owed(p: Block, start: int, end: int) -> int:
-    """Where the flush of ``[start, end)`` stands: FLUSH_OWED if a deferral waits for one, else FLUSH_RUNNING, else FLUSH_NONE."""
+    """Where the flush of ``[start, end)`` stands: FLUSH_OWED if a deferral waits for one, else FLUSH_RUNNING, else
+    FLUSH_NONE.
+    """
     seen = 0
     running = P.FLUSH_NONE
     at = p[P.DEFERRALS]
@@ -51,7 +54,9 @@ def flush_owed(p: Block, start: int, end: int) -> int:
 
 @kernel
 def blocked(p: Block, start: int, end: int) -> int:
-    """1 when a fault over ``[start, end)`` must wait: an invalidation is active there, or a flush is owed (and now asked for)."""
+    """1 when a fault over ``[start, end)`` must wait: an invalidation is active there, or a flush is owed (and now
+    asked for).
+    """
     owed = flush_owed(p, start, end)
     if owed == P.FLUSH_OWED:
         p[P.FLUSH_WANTED] = 1
@@ -94,7 +99,9 @@ def arm(p: Block, slot: int, state: int) -> None:
 
 @kernel
 def fault_poll(p: Block) -> int:
-    """Arm every fault in FAULT_WAIT whose collision is over; -> how many. invalidate_finish and flush_end do it themselves."""
+    """Arm every fault in FAULT_WAIT whose collision is over; -> how many. invalidate_finish and flush_end do it
+    themselves.
+    """
     armed = 0
     slot = p[P.FAULTS]
     last = slot + p[P.FAULT_CAPACITY] * P.FAULT_WORDS
@@ -114,7 +121,9 @@ def fault_poll(p: Block) -> int:
 
 @kernel
 def remember_discard(p: Block, start: int, end: int, now: int) -> None:
-    """Entries over the range are provisional from now on for p[PROVISIONAL_NS]; without room, together with the last range."""
+    """Entries over the range are provisional from now on for p[PROVISIONAL_NS]; without room, together with the last
+    range.
+    """
     kept = 0
     for i in range(p[P.PROVISIONAL_COUNT]):
         at = p[P.PROVISIONAL] + i * P.PROVISIONAL_WORDS
@@ -141,10 +150,16 @@ def remember_discard(p: Block, start: int, end: int, now: int) -> None:
 
 @kernel
 def validated_at(p: Block, start: int, end: int, now: int) -> int:
-    """The time to install with: `now`, or so much earlier over a discarded range that only p[PROVISIONAL_TRUST_NS] is left."""
+    """The time to install with: `now`, or so much earlier over a discarded range that only p[PROVISIONAL_TRUST_NS] is
+    left.
+    """
     for i in range(p[P.PROVISIONAL_COUNT]):
         at = p[P.PROVISIONAL] + i * P.PROVISIONAL_WORDS
-        if p[at + P.PROVISIONAL_START] < end and start < p[at + P.PROVISIONAL_END] and now < p[at + P.PROVISIONAL_UNTIL]:
+        if (
+            p[at + P.PROVISIONAL_START] < end
+            and start < p[at + P.PROVISIONAL_END]
+            and now < p[at + P.PROVISIONAL_UNTIL]
+        ):
             return min(now, now - p[P.HORIZON_NS] + p[P.PROVISIONAL_TRUST_NS])
     return now
 
@@ -154,7 +169,9 @@ def validated_at(p: Block, start: int, end: int, now: int) -> int:
 
 @kernel
 def count_range(p: Block, start: int, end: int, which: int, amount: int, per_page: int) -> None:
-    """Count for the totals and for every region that ``[start, end)`` touches (per_page: at most the pages that it shares)."""
+    """Count for the totals and for every region that ``[start, end)`` touches (per_page: at most the pages that it
+    shares).
+    """
     if amount == 0:
         return
     p[p[P.TOTALS] + which] += amount

@@ -1,7 +1,8 @@
 """Descriptors of copies between memory and the packet arena.
 
-The transport never touches memory. It translates a range and describes the copy here, in one step; the world executes the
-batch, without the device's lock; a later step completes it. So "translated", "copied" and "completed" are three moments::
+The transport never touches memory. It translates a range and describes the copy here, in one step; the world executes
+the batch, without the device's lock; a later step completes it. So "translated", "copied" and "completed" are three
+moments::
 
     holder of the lock           the world                       notifier
     ------------------           ---------                       --------
@@ -11,11 +12,12 @@ batch, without the device's lock; a later step completes it. So "translated", "c
                                  sets DMA_DONE / DMA_FAILED
     dma_complete -> FREE                                         invalidate_poll -> DONE
 
-A descriptor collides with invalidations exactly while it is ISSUED: that is what an invalidation waits for, and what keeps a frame from being reused
-under a copy. Between issue and the copy nothing looks at the table again: a descriptor is a promise that the range stays.
+A descriptor collides with invalidations exactly while it is ISSUED: that is what an invalidation waits for, and what
+keeps a frame from being reused under a copy. Between issue and the copy nothing looks at the table again: a
+descriptor is a promise that the range stays.
 
-A batch is the indices 0 .. p[DMA_COUNT]-1, in the order of issue as long as the world completes a batch before the next one is
-issued to (else holes are filled, lowest first, and only the table's bound and the collision test hold).
+A batch is the indices 0 .. p[DMA_COUNT]-1, in the order of issue as long as the world completes a batch before the
+next one is issued to (else holes are filled, lowest first, and only the table's bound and the collision test hold).
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def dma_issue(p: Block, va: int, length: int, op: int, offset: int, path: int, t
 
 @kernel
 def dma_complete(p: Block, index: int) -> int:
-    """Free a descriptor that the world has set to DMA_DONE or DMA_FAILED; -> that state, or PROTOCOL (still ISSUED, or free)."""
+    """Free a descriptor that the world has set to DMA_DONE or DMA_FAILED; -> that state, or PROTOCOL (still ISSUED,
+    or free).
+    """
     at = dma_at(p, index)
     if index < 0 or index >= p[P.DMA_COUNT] or p[at + P.DMA_STATE] < P.DMA_DONE:
         p[p[P.TOTALS] + P.COUNT_VIOLATIONS] += 1
@@ -98,7 +102,11 @@ def dma_collides(p: Block, start: int, end: int, writes_only: int) -> int:
     """1 when an ISSUED descriptor touches ``[start, end)`` (writes_only: one that may write memory, atomics included)."""
     for index in range(p[P.DMA_COUNT]):
         at = dma_at(p, index)
-        if p[at + P.DMA_STATE] == P.DMA_ISSUED and p[at + P.DMA_VA] < end and p[at + P.DMA_VA] + p[at + P.DMA_LENGTH] > start:
+        if (
+            p[at + P.DMA_STATE] == P.DMA_ISSUED
+            and p[at + P.DMA_VA] < end
+            and p[at + P.DMA_VA] + p[at + P.DMA_LENGTH] > start
+        ):
             if not writes_only or p[at + P.DMA_OP] != P.OP_READ:
                 return 1
     return 0

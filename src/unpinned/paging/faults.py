@@ -1,7 +1,7 @@
 """Device page faults: a range that translate() missed is brought in, step by step, while nothing else waits.
 
-A fault is a slot that the world moves on. The driver first looks in line which pages are there (SCAN: about a microsecond); what is
-not goes to a worker, chunk by chunk, so that a waiter resumes before the whole range is in::
+A fault is a slot that the world moves on. The driver first looks in line which pages are there (SCAN: about a
+microsecond); what is not goes to a worker, chunk by chunk, so that a waiter resumes before the whole range is in::
 
     fault_begin -> SCAN -- fault_take --> SCANNING -- fault_scanned --> DONE      (all of it was there)
                     ^                         |                     \\-> QUEUED     (from FAULT_CURSOR on)
@@ -22,13 +22,15 @@ not goes to a worker, chunk by chunk, so that a waiter resumes before the whole 
                                  fault_commit(errno)                        FAILED: NAK by FAULT_ERRNO
                                  unless COMMITTED or RETRY: leave           then, in every case, fault_end
 
-Bounds. A slot that was HIT (see notifier.py) tries again, at most p[RETRIES_MAX] times over its life, then it is FAILED with EAGAIN: the
-waiter answers "not ready", the peer asks again later, and nobody spins. A fault never leaves its region, never covers
-more than p[FAULT_MAX_BYTES], and an error past what was asked for (read-ahead) does not fail it. A write fault asks the world to populate for
-write; a scan alone gives the write right only to a page that has it already, or where present means writable (REGION_WRITE_BY_SCAN).
+Bounds. A slot that was HIT (see notifier.py) tries again, at most p[RETRIES_MAX] times over its life, then it is
+FAILED with EAGAIN: the waiter answers "not ready", the peer asks again later, and nobody spins. A fault never leaves
+its region, never covers more than p[FAULT_MAX_BYTES], and an error past what was asked for (read-ahead) does not fail
+it. A write fault asks the world to populate for write; a scan alone gives the write right only to a page that has it
+already, or where present means writable (REGION_WRITE_BY_SCAN).
 
-A slot belongs to its waiters: it stays until each has called fault_end, and if a worker is on it then, the worker's next step frees it.
-A prefetch has no waiter and frees itself. While it lives nobody else gets the slot, so its number is a safe name for it.
+A slot belongs to its waiters: it stays until each has called fault_end, and if a worker is on it then, the worker's
+next step frees it. A prefetch has no waiter and frees itself. While it lives nobody else gets the slot, so its number
+is a safe name for it.
 """
 
 from __future__ import annotations
@@ -103,7 +105,9 @@ def _joinable(p, start, end, need_write, region):
 
 @kernel
 def _read_ahead(p, region, start, end):
-    """How far a fault over ``[start, end)`` goes: further, and twice as far each time, as long as it continues the one before."""
+    """How far a fault over ``[start, end)`` goes: further, and twice as far each time, as long as it continues the
+    one before.
+    """
     at = p[P.REGIONS] + region * P.REGION_WORDS
     page = (1 << p[P.PAGE_SHIFT]) - 1
     if start == p[at + P.REGION_NEXT] and p[P.READ_AHEAD_BYTES] > 0:
@@ -123,12 +127,14 @@ def _read_ahead(p, region, start, end):
 def fault_begin(p: Block, start: int, end: int, want: int, token: int, region: int, now: int) -> int:
     """A request over ``[start, end)`` missed: open a fault, or join one that is about to bring the range in.
 
-    -> the slot (a word index: ``p[slot + P.FAULT_STATE]``), NONE when no slot is free, OUTSIDE when the range is not in the
-    region, or revoked. The fault covers at most p[FAULT_MAX_BYTES] from `start`, and may read ahead inside the region.
+    -> the slot (a word index: ``p[slot + P.FAULT_STATE]``), NONE when no slot is free, OUTSIDE when the range is not
+    in the region, or revoked. The fault covers at most p[FAULT_MAX_BYTES] from `start`, and may read ahead inside the
+    region.
 
-    want: WANT_WRITE for a write, 0 for a read; with WANT_RESIDENT it ends after the scan, whatever that found.
-    token (>= 0): whatever the caller wants to find in FAULT_TOKEN; NONE: a prefetch, whose slot frees itself. Otherwise the
-    caller owes one fault_end, also for a slot that it joined (whose FAULT_TOKEN is the first one's). region: its slot, or NONE for no bounds.
+    want: WANT_WRITE for a write, 0 for a read; with WANT_RESIDENT it ends after the scan, whatever that found. token
+    (>= 0): whatever the caller wants to find in FAULT_TOKEN; NONE: a prefetch, whose slot frees itself. Otherwise the
+    caller owes one fault_end, also for a slot that it joined (whose FAULT_TOKEN is the first one's). region: its
+    slot, or NONE for no bounds.
     """
     page = (1 << p[P.PAGE_SHIFT]) - 1
     by_scan = 0
@@ -181,8 +187,8 @@ def fault_begin(p: Block, start: int, end: int, want: int, token: int, region: i
 def fault_take(p: Block, state: int) -> int:
     """Take the oldest slot in `state` (FAULT_SCAN -> FAULT_SCANNING, FAULT_QUEUED -> FAULT_RUNNING); -> slot or NONE.
 
-    A slot whose range has come under an invalidation meanwhile is put into FAULT_WAIT instead, and the next one is looked at; one that
-    nobody waits for any more is freed.
+    A slot whose range has come under an invalidation meanwhile is put into FAULT_WAIT instead, and the next one is
+    looked at; one that nobody waits for any more is freed.
     """
     queue = p[P.SCAN_QUEUE] if state == P.FAULT_SCAN else p[P.RUN_QUEUE]
     length = P.SCAN_LENGTH if state == P.FAULT_SCAN else P.RUN_LENGTH
@@ -270,12 +276,15 @@ def fault_scanned(p: Block, slot: int, upto: int, now: int) -> int:
 
 @kernel
 def fault_chunk(p: Block, slot: int) -> int:
-    """Begin the next chunk of a fault that this worker took; -> 1 and the world populates ``[FAULT_CURSOR, FAULT_CHUNK_END)``,
-    for write if FAULT_WRITE is not 0; or 0: leave the slot alone (it is done, waits, has failed, or is free and perhaps another's).
+    """Begin the next chunk of a fault that this worker took; -> 1 and the world populates ``[FAULT_CURSOR,
+    FAULT_CHUNK_END)``, for write if FAULT_WRITE is not 0; or 0: leave the slot alone (it is done, waits, has failed,
+    or is free and perhaps another's).
 
     Call it again only after a fault_commit that said COMMITTED or RETRY.
     """
-    if p[slot + P.FAULT_STATE] != P.FAULT_RUNNING or _abandoned(p, slot):
+    if p[slot + P.FAULT_STATE] != P.FAULT_RUNNING or p[slot + P.FAULT_CHUNK_END]:
+        return 0  # not, or no longer, this worker's
+    if _abandoned(p, slot):
         return 0
     start = p[slot + P.FAULT_CURSOR]
     demand = p[slot + P.FAULT_DEMAND]
@@ -291,10 +300,11 @@ def fault_chunk(p: Block, slot: int) -> int:
 
 @kernel
 def fault_commit(p: Block, slot: int, err: int, now: int) -> int:
-    """The world populated the chunk (err 0) or could not (errno). Install it, unless a colliding invalidation came between.
+    """The world populated the chunk (err 0) or could not (errno). Install it, unless a colliding invalidation came
+    between.
 
-    -> COMMITTED or RETRY: the slot is still this worker's, and it calls fault_chunk again. FINISHED, WAITING, FAILED, EXHAUSTED, OVER,
-    PROTOCOL: it leaves the slot alone, which may be another's already.
+    -> COMMITTED or RETRY: the slot is still this worker's, and it calls fault_chunk again. FINISHED, WAITING, FAILED,
+    EXHAUSTED, OVER, PROTOCOL: it leaves the slot alone, which may be another's already.
     """
     if p[slot + P.FAULT_STATE] != P.FAULT_RUNNING or p[slot + P.FAULT_CHUNK_END] == 0:
         return violation(p)
@@ -325,8 +335,8 @@ def fault_commit(p: Block, slot: int, err: int, now: int) -> int:
 
 @kernel
 def fault_end(p: Block, slot: int) -> int:
-    """One waiter is done with the slot: resumed, NAKed or gone. -> DONE (freed), BUSY (others wait, or a worker is on it and
-    its next step frees it), PROTOCOL (no waiter is known).
+    """One waiter is done with the slot: resumed, NAKed or gone. -> DONE (freed), BUSY (others wait, or a worker is on
+    it and its next step frees it), PROTOCOL (no waiter is known).
     """
     if p[slot + P.FAULT_WAITERS] == 0:
         return violation(p)

@@ -1,4 +1,5 @@
-"""Flushes: what a deferred invalidation owes, the one flush that pays for many, and the obligations that the host discharges.
+"""Flushes: what a deferred invalidation owes, the one flush that pays for many, and the obligations that the host
+discharges.
 
 A deferral's life, and who moves it on::
 
@@ -7,8 +8,9 @@ A deferral's life, and who moves it on::
          -> FLUSH_OVER      flush_end      nothing in the device knows the range any more
          -> free            obligation_end the host has let go of the frames
 
-A flush begins when `flush_due`: a bound in pages or time is reached, the records are used up, a fault or a stronger invalidation waits for it.
-What is owed while one runs is for the next. The rules are notifier.py's, which also exports everything here that a world calls.
+A flush begins when `flush_due`: a bound in pages or time is reached, the records are used up, a fault or a stronger
+invalidation waits for it. What is owed while one runs is for the next. The rules are notifier.py's, which also
+exports everything here that a world calls.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from unpinned.paging.table import change_range
 
 @kernel
 def deferral_for(p: Block, start: int, end: int, cause: int) -> int:
-    """The deferral record that can take the range: one of the same cause that it continues, else the lowest free; or NONE."""
+    """The deferral record that can take the range: one of the same cause that it continues, else the lowest free; or
+    NONE.
+    """
     free = P.NONE
     for token in range(p[P.DEFERRAL_CAPACITY]):
         at = p[P.DEFERRALS] + token * P.DEFERRAL_WORDS
@@ -103,8 +107,8 @@ def _flush_step(p, before, after):
 def flush_begin(p: Block, now: int) -> int:
     """Begin one flush for everything owed so far; -> how many records it covers, or PROTOCOL when one is running.
 
-    The world now makes its device drop its translations (all of them, or the ranges of records at FLUSH_RUNNING). What is
-    owed from here on is for the next flush: this one may already have passed it.
+    The world now makes its device drop its translations (all of them, or the ranges of records at FLUSH_RUNNING).
+    What is owed from here on is for the next flush: this one may already have passed it.
     """
     if p[P.FLUSHING]:
         return violation(p)
@@ -119,7 +123,8 @@ def flush_begin(p: Block, now: int) -> int:
 
 @kernel
 def flush_end(p: Block, now: int) -> int:
-    """The device has dropped its translations; -> DONE, WAIT (a copy over a deferred range is in flight: call again), PROTOCOL.
+    """The device has dropped its translations; -> DONE, WAIT (a copy over a deferred range is in flight: call again),
+    PROTOCOL.
 
     Obligations of the batch become FLUSH_OVER, tickets that waited become DONE, faults that waited are armed.
     """

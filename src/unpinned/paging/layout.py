@@ -1,9 +1,9 @@
 """The block `p`: every word that the paging floor keeps, in one contiguous int64 array.
 
 One block describes one process as its devices see it: a secondary page table, the active invalidations, the fault
-slots and the DMA descriptors. It is made once by :func:`create`, never grown, and passed to every kernel; geometry and
-depths are data in its header, so that the live world (gigabytes of address space, thousands of nodes) and the model
-(three pages, under 2 KiB) run the same compiled functions.
+slots and the DMA descriptors. It is made once by `create`, never grown, and passed to every kernel; geometry and depths
+are data in its header, so that the live world (gigabytes of address space, thousands of nodes) and the model (three
+pages, under 2 KiB) run the same compiled functions.
 
 Order inside the block::
 
@@ -12,8 +12,9 @@ Order inside the block::
 
 Everything before ``p[COUNTERS]`` is state: the model hashes exactly ``p[:p[COUNTERS]]``. Everything from there on is
 counted, never read by a step. Free records are all zeros and the lowest free record is always the one taken, so equal
-situations are equal blocks. Addresses are *table addresses* in bytes: where the region's memory is touched by us, which is
-our own mapping's address for owned and aliased memory. Times are nanoseconds of the caller's clock (the model passes ordinals).
+situations are equal blocks. Addresses are *table addresses* in bytes: where the region's memory is touched by us,
+which is our own mapping's address for owned and aliased memory. Times are nanoseconds of the caller's clock (the
+model passes ordinals).
 
 Words are int64 throughout. Prefixes say what space a constant lives in: bare names are header words; ``REGION_``,
 ``ACTIVE_``, ``DEFERRAL_``, ``PROVISIONAL_``, ``REVOKED_``, ``DMA_``, ``FAULT_``, ``NODE_``, ``COUNT_``, ``POLICY_`` are
@@ -56,7 +57,7 @@ SCAN_QUEUE: Final = 22  #: fault slots in state FAULT_SCAN, oldest first
 RUN_QUEUE: Final = 23  #: fault slots in state FAULT_QUEUED, oldest first
 TOTALS: Final = 24  #: the counters record of the whole block (== p[COUNTERS] + 1)
 
-# --- header: settings (the world may change them between steps) -------------------------------------------------------
+# --- header: settings (the world may change them between steps) ------------------------------------------------------
 HORIZON_NS: Final = 25  #: an entry older than this is not trusted; 0: entries never age
 PROVISIONAL_NS: Final = 26  #: for how long a DISCARD makes new entries provisional; 0: never
 PROVISIONAL_TRUST_NS: Final = 27  #: for how long a provisional entry is trusted
@@ -93,7 +94,7 @@ SCAN_LENGTH: Final = 55
 RUN_LENGTH: Final = 56
 POLICY: Final = 57  #: CAUSES rows of POLICY_WORDS words (see causes.py, policy.py)
 
-# --- causes: who changes the CPU's page table (documented in causes.py) ------------------------------------------------
+# --- causes: who changes the CPU's page table (documented in causes.py) ----------------------------------------------
 CAUSE_UNKNOWN: Final = 0
 CAUSE_UNMAP: Final = 1
 CAUSE_REMAP: Final = 2
@@ -125,7 +126,7 @@ POINT_FLUSH: Final = 3  #: when the flush that names the obligation ended
 
 HEADER_WORDS: Final = POLICY + CAUSES * POLICY_WORDS
 
-# --- verdicts of invalidate_start, invalidate_poll and the flush -------------------------------------------------------
+# --- verdicts of invalidate_start, invalidate_poll and the flush -----------------------------------------------------
 DONE: Final = 1  #: the device does not use the range any more
 WAIT: Final = 2  #: poll until DONE before changing the page table
 DEFERRED: Final = 3  #: the change may be made; the frame is held until the obligation p[OBLIGATION] is flushed
@@ -134,7 +135,7 @@ FULL: Final = -2  #: no free record: nothing changed, try again after a finish
 PROTOCOL: Final = -1  #: the caller broke the protocol (counted in COUNT_VIOLATIONS)
 NONE: Final = -1  #: no ticket, no slot, no index, no region, no token
 
-# --- table entries: the low FLAG_BITS are flags, the rest is the validation time (live) or the frame (model) ------------
+# --- table entries: the low FLAG_BITS are flags, the rest is the validation time (live) or the frame (model) ---------
 PRESENT: Final = 1  #: the page was there, and readable, when the entry was installed
 WRITE: Final = 2  #: and writable by the CPU
 ACCESSED: Final = 4
@@ -145,7 +146,7 @@ FLAG_BITS: Final = 12
 FLAG_MASK: Final = (1 << FLAG_BITS) - 1
 TIME_SHIFT: Final = 10  #: validation times are stored in units of 1,024 ns
 
-# --- regions: what of a memory region the page table must know (hca/regions has the keys) ------------------------------
+# --- regions: what of a memory region the page table must know (hca/regions has the keys) ----------------------------
 REGION_OPEN: Final = 0  #: 1 while in use
 REGION_START: Final = 1  #: first table address, bytes
 REGION_END: Final = 2  #: one past the last
@@ -156,7 +157,7 @@ REGION_WORDS: Final = 6
 REGION_WRITE_BY_SCAN: Final = 1  #: present means writable (our own mapping of a sealed memfd)
 REGION_ALL_REVOKED: Final = 2  #: set by revoke when there is no record left to say what exactly
 
-# --- active invalidations: the record's index is the ticket ------------------------------------------------------------
+# --- active invalidations: the record's index is the ticket ----------------------------------------------------------
 ACTIVE_STATE: Final = 0  #: 0 free, 1 started
 ACTIVE_START: Final = 1
 ACTIVE_END: Final = 2
@@ -171,7 +172,7 @@ FLUSH_OWED: Final = 1  #: needs a flush that has not begun
 FLUSH_RUNNING: Final = 2  #: covered by the running flush
 FLUSH_OVER: Final = 3  #: flushed; the host may discharge the obligation
 
-# --- deferrals: the record's index is the obligation's token ------------------------------------------------------------
+# --- deferrals: the record's index is the obligation's token ---------------------------------------------------------
 DEFERRAL_FLUSH: Final = 0  #: 0 free, else FLUSH_OWED / FLUSH_RUNNING / FLUSH_OVER
 DEFERRAL_START: Final = 1
 DEFERRAL_END: Final = 2
@@ -179,19 +180,19 @@ DEFERRAL_CAUSE: Final = 3
 DEFERRAL_SINCE: Final = 4
 DEFERRAL_WORDS: Final = 5
 
-# --- provisional ranges: where a DISCARD may still be going on ----------------------------------------------------------
+# --- provisional ranges: where a DISCARD may still be going on -------------------------------------------------------
 PROVISIONAL_START: Final = 0
 PROVISIONAL_END: Final = 1
 PROVISIONAL_UNTIL: Final = 2
 PROVISIONAL_WORDS: Final = 3
 
-# --- revoked extents ---------------------------------------------------------------------------------------------------
+# --- revoked extents -------------------------------------------------------------------------------------------------
 REVOKED_REGION: Final = 0  #: region + 1 (0: free)
 REVOKED_START: Final = 1
 REVOKED_END: Final = 2
 REVOKED_WORDS: Final = 3
 
-# --- DMA descriptors -----------------------------------------------------------------------------------------------------
+# --- DMA descriptors -------------------------------------------------------------------------------------------------
 DMA_STATE: Final = 0
 DMA_VA: Final = 1  #: table address, bytes
 DMA_LENGTH: Final = 2  #: bytes
@@ -218,7 +219,7 @@ OP_FETCH_ADD: Final = 4
 PATH_PROCESS_VM: Final = 0
 PATH_DIRECT: Final = 1
 
-# --- fault slots: a slot is the word index of its record ------------------------------------------------------------------
+# --- fault slots: a slot is the word index of its record -------------------------------------------------------------
 FAULT_STATE: Final = 0
 FAULT_START: Final = 1  #: page-aligned
 FAULT_END: Final = 2  #: page-aligned, read-ahead included
@@ -250,28 +251,29 @@ FAULT_WAIT: Final = 5  #: a colliding invalidation is active or owed; re-armed w
 FAULT_DONE: Final = 6  #: the range was brought in
 FAULT_FAILED: Final = 7  #: see FAULT_ERRNO
 
-# --- what the fault steps return --------------------------------------------------------------------------------------------
+# --- what the fault steps return -------------------------------------------------------------------------------------
 COMMITTED: Final = 1  #: the chunk (or the scan's part) is installed; there is more to do
 RETRY: Final = 2  #: a collision: nothing installed; the slot is armed again
 WAITING: Final = 3  #: a colliding invalidation is active: nothing installed, the slot is in FAULT_WAIT
 FAILED: Final = 4  #: the world's errno is in the slot
 EXHAUSTED: Final = 5  #: too many collisions; FAILED with EAGAIN
 OVER: Final = 6  #: nobody waits any more: the slot is free
-FINISHED: Final = 8  #: everything is installed; the slot is its waiters' now
-BUSY: Final = 7  #: fault_end: the slot is being worked on; its worker frees it
+FINISHED: Final = 7  #: everything is installed; the slot is its waiters' now
+BUSY: Final = 8  #: fault_end: the slot is being worked on; its worker frees it
 OUTSIDE: Final = -3  #: fault_begin: not inside the region, or revoked
 
 EAGAIN: Final = 11  #: the same on every Linux architecture
 
-# --- node records --------------------------------------------------------------------------------------------------------
+# --- node records ----------------------------------------------------------------------------------------------------
 NODE_UP: Final = 0  #: word index of the slot that points here; 0 free; the root has NONE
 NODE_LEVEL: Final = 1  #: 0: its slots are pages
 NODE_FILLED: Final = 2  #: slots in use
 NODE_CHILDREN: Final = 3  #: of them, pointers to nodes
 NODE_WORDS: Final = 4
 
-# --- counters: COUNTERS holds SEQUENCE, then the TOTALS record, then one record per region -------------------------------------
-SEQUENCE: Final = 0  #: offset from p[COUNTERS]: moves at the first start and the last finish; odd while ACTIVE_COUNT > 0
+# --- counters: COUNTERS holds SEQUENCE, then the TOTALS record, then one record per region ---------------------------
+#: offset from p[COUNTERS]; moves at the first start and the last finish: odd while ACTIVE_COUNT > 0
+SEQUENCE: Final = 0
 
 COUNT_FAULTS_READ: Final = 0
 COUNT_FAULTS_WRITE: Final = 1
@@ -300,6 +302,8 @@ COUNT_INVALIDATIONS: Final = 23  #: CAUSES words, by cause
 COUNT_WORDS: Final = COUNT_INVALIDATIONS + CAUSES
 
 LAYOUT_MAGIC: Final = 0x756E70696E6E0001
+
+assert PRESENT | WRITE | ACCESSED | DIRTY | STALE | HUGE_ENTRY == 63 <= FLAG_MASK, "entry flags overlap"
 
 
 def _record(prefix: str, words: int, repeat: dict[str, int] | None = None) -> np.dtype[Any]:
@@ -343,8 +347,6 @@ FAULT_DTYPE: Final = _record("FAULT", FAULT_WORDS)
 NODE_DTYPE: Final = _record("NODE", NODE_WORDS)
 COUNT_DTYPE: Final = _record("COUNT", COUNT_WORDS, {"INVALIDATIONS": CAUSES})
 
-assert PRESENT | WRITE | ACCESSED | DIRTY | STALE | HUGE_ENTRY == 63 <= FLAG_MASK, "entry flags overlap"
-
 
 def create(
     *,
@@ -354,7 +356,7 @@ def create(
     page_shift: int = 12,
     regions: int = 1_024,
     active: int = 16,
-    deferrals: int = 64,
+    deferrals: int = 256,
     provisional: int = 8,
     revoked: int = 256,
     dma: int = 1_024,
@@ -381,7 +383,9 @@ def create(
         if not least <= value <= most:
             raise ValueError(f"{name}={value}: must be between {least} and {most}")
     if levels * bits + page_shift > 62:
-        raise ValueError(f"levels={levels}, bits={bits}, page_shift={page_shift}: the table would span more than 2**62 bytes")
+        raise ValueError(
+            f"levels={levels}, bits={bits}, page_shift={page_shift}: the table would span more than 2**62 bytes"
+        )
     parts = (
         (REGIONS, regions * REGION_WORDS), (ACTIVE, active * ACTIVE_WORDS), (DEFERRALS, deferrals * DEFERRAL_WORDS),
         (PROVISIONAL, provisional * PROVISIONAL_WORDS), (REVOKED, revoked * REVOKED_WORDS), (DMA, dma * DMA_WORDS),
@@ -401,6 +405,7 @@ def create(
     p[root + NODE_UP], p[root + NODE_LEVEL] = NONE, levels - 1
     p[NODES_LIVE], p[NODE_FREE], p[TICKET], p[OBLIGATION] = 1, 1, NONE, NONE
     p[HUGE] = int(levels > 1)
+    p[PROVISIONAL_TRUST_NS] = 100_000  # longer than a waiter needs to wake up, or it would fault for ever
     p[FAULT_MAX_BYTES], p[CHUNK_BYTES], p[READ_AHEAD_BYTES], p[RETRIES_MAX] = 4 << 20, 256 << 10, 4 << 20, 16
     for cause in range(CAUSES):
         row = POLICY + cause * POLICY_WORDS

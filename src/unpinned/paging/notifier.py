@@ -1,9 +1,9 @@
 """The notifier: the one owner of the collision protocol between the CPU's page table and the device.
 
-Two sides race for every page. The *host* changes the CPU's page table and must first get the device out of the range. A *fault*
-brings a page in for the device and installs a translation of what it saw, which may have changed while it looked. The lock guards
-steps, and neither side can hold it while it sleeps: the host waits for copies, the fault waits for the disk. So each side is a
-pair of steps, and this file decides what happens when they interleave::
+Two sides race for every page. The *host* changes the CPU's page table and must first get the device out of the range.
+A *fault* brings a page in for the device and installs a translation of what it saw, which may have changed while it
+looked. The lock guards steps, and neither side can hold it while it sleeps: the host waits for copies, the fault
+waits for the disk. So each side is a pair of steps, and this file decides what happens when they interleave::
 
     host                                    fault (one slot of faults.py)                 device
     ----                                    -----------------------------                 ------
@@ -28,29 +28,40 @@ Rules, each kept by a step below:
    or fault that collides with an ACTIVE range does not begin but waits.
 2. A fault waits for *colliding* invalidations only, never for the mm's; what it was HIT by is noted per slot, so
    unrelated invalidations, however many, never make it try again.
-3. start says DONE only when no ISSUED descriptor and no cached translation of the range is left; else WAIT, and poll says when. A caller
-   that may not sleep is never told WAIT: it is REFUSED, which is decided before anything changes.
-4. Two phases, so that many devices are started together and waited for once. A refusal by one leaves the others as they are: they get finish.
-5. start and finish pair up. REFUSED, FULL and PROTOCOL open no ticket; every other verdict opens one. A finish without a start, twice, or before
-   poll said DONE changes nothing, returns PROTOCOL and is counted in COUNT_VIOLATIONS.
+3. start says DONE only when no ISSUED descriptor and no cached translation of the range is left; else WAIT, and poll
+   says when. A caller that may not sleep is never told WAIT: it is REFUSED, which is decided before anything changes.
+4. Two phases, so that many devices are started together and waited for once. A refusal by one leaves the others as
+   they are: they get finish.
+5. start and finish pair up. REFUSED, FULL and PROTOCOL open no ticket; every other verdict opens one. A finish
+   without a start, twice, or before poll said DONE changes nothing, returns PROTOCOL and is counted in
+   COUNT_VIOLATIONS.
 
-Deferral. Under DEFER the entries become STALE (no new use) and the range is *owed* a flush: the host may go on, but holds
-the frame until its obligation (p[OBLIGATION]) is flushed; the batch ends with one flush for everything owed. Until then a fault over an owed
-range waits, and asks for the flush (else the device could hold an old and a new translation of one page), and a stronger invalidation over it
-flushes it too. The flush is the world's (`flush_begin`, the hardware's own time, `flush_end`), the obligation is discharged by the host (`obligation_end`).
-A world whose device keeps no translations of its own (p[TLB] = 0, live) has nothing to flush but copies in flight.
+Deferral. Under DEFER the entries become STALE (no new use) and the range is *owed* a flush: the host may go on, but
+holds the frame until its obligation (p[OBLIGATION]) is flushed; the batch ends with one flush for everything owed.
+Until then a fault over an owed range waits, and asks for the flush (else the device could hold an old and a new
+translation of one page), and a stronger invalidation over it flushes it too. The flush is the world's (`flush_begin`,
+the hardware's own time, `flush_end`), the obligation is discharged by the host (`obligation_end`). A world whose
+device keeps no translations of its own (p[TLB] = 0, live) has nothing to flush but copies in flight.
 
-Cause and policy. What start does is one row of the policy table in the block (p[POLICY], see policy.py), so it needs no Python.
+Cause and policy. What start does is one row of the policy table in the block (p[POLICY], see policy.py), so it needs
+no Python.
 
-After a DISCARD on live Linux nothing says when the pages really go (the event comes before). What faults install over such a range
-for p[PROVISIONAL_NS] is *provisional*: trusted for p[PROVISIONAL_TRUST_NS] only, then validated again.
+After a DISCARD on live Linux nothing says when the pages really go (the event comes before). What faults install over
+such a range for p[PROVISIONAL_NS] is *provisional*: trusted for p[PROVISIONAL_TRUST_NS] only, then validated again.
 """
 
 from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.paging import layout as P
-from unpinned.paging.collisions import count_range, fault_poll, faults_under_way, flush_owed, remember_discard, violation
+from unpinned.paging.collisions import (
+    count_range,
+    fault_poll,
+    faults_under_way,
+    flush_owed,
+    remember_discard,
+    violation,
+)
 from unpinned.paging.dma import dma_collides
 from unpinned.paging.flushes import (
     deferral_for,
@@ -81,7 +92,8 @@ __all__ = [
 
 @kernel
 def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int, now: int) -> int:
-    """The CPU's page table is about to change over ``[start, end)`` (taken outward to pages), for `cause`; -> a verdict.
+    """The CPU's page table is about to change over ``[start, end)`` (taken outward to pages), for `cause`; -> a
+    verdict.
 
     DONE      the device is out of the range. Ticket in p[TICKET]; call invalidate_finish when the change is made.
     WAIT      the same, once invalidate_poll(p, p[TICKET]) says DONE: do not change anything before. Only if may_sleep.
@@ -105,7 +117,9 @@ def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int,
     cached = p[P.TLB] and (owed or p[P.EVICTED] or next_present(p, start, end) >= 0)
     token = P.NONE
     if verdict == P.DEFER:
-        if (copying or cached) and (end - start) >> p[P.PAGE_SHIFT] <= p[P.POLICY + cause * P.POLICY_WORDS + P.POLICY_MAX_PAGES]:
+        if (copying or cached) and (end - start) >> p[P.PAGE_SHIFT] <= p[
+            P.POLICY + cause * P.POLICY_WORDS + P.POLICY_MAX_PAGES
+        ]:
             token = deferral_for(p, start, end, cause)
         if token < 0:  # nothing to defer, or too much
             verdict = P.NOW
@@ -161,7 +175,9 @@ def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int,
 
 @kernel
 def invalidate_poll(p: Block, ticket: int) -> int:
-    """-> DONE when the device is out of the ticket's range, WAIT (copies in flight, or a flush owed), PROTOCOL (no such ticket)."""
+    """-> DONE when the device is out of the ticket's range, WAIT (copies in flight, or a flush owed), PROTOCOL (no
+    such ticket).
+    """
     at = p[P.ACTIVE] + ticket * P.ACTIVE_WORDS
     if ticket < 0 or ticket >= p[P.ACTIVE_CAPACITY] or not p[at + P.ACTIVE_STATE]:
         return violation(p)

@@ -1,8 +1,8 @@
 """What the page table must know of a memory region: its bounds, what of it is revoked, and its counters.
 
-Keys and rights are the transport's (`hca.regions`); here a region is a slot number with bounds, so that a fault never reaches
-beyond them (a mutant that the model must kill), reads ahead inside them, and is counted. Opening costs the same for a
-page and for a terabyte.
+Keys and rights are the transport's (`hca.regions`); here a region is a slot number with bounds, so that a fault never
+reaches beyond them (a mutant that the model must kill), reads ahead inside them, and is counted. Opening costs the
+same for a page and for a terabyte.
 
 A *revoked extent* is a part of a region whose memory is gone for good: the application unmapped what we reach through
 a mapping of our own, so the bytes are still there but no longer the application's. Nothing can bring them back short of
@@ -32,7 +32,8 @@ def count(p: Block, region: int, which: int, amount: int) -> None:
 
 @kernel
 def region_open(p: Block, region: int, start: int, end: int, flags: int) -> int:
-    """Open slot `region` over table addresses ``[start, end)`` and zero its counters; -> DONE, or PROTOCOL (in use, bad bounds).
+    """Open slot `region` over table addresses ``[start, end)`` and zero its counters; -> DONE, or PROTOCOL (in use,
+    bad bounds).
 
     flags: 0 or REGION_WRITE_BY_SCAN.
     """
@@ -53,9 +54,11 @@ def region_open(p: Block, region: int, start: int, end: int, flags: int) -> int:
 
 @kernel
 def region_close(p: Block, region: int) -> int:
-    """Close the slot and forget its revoked extents; its counters stay until the next open. -> DONE, or PROTOCOL (not open).
+    """Close the slot and forget its revoked extents; its counters stay until the next open. -> DONE, or PROTOCOL (not
+    open).
 
-    Faults of the region that are still under way end by themselves; the table keeps what it knows (others may share it).
+    Faults of the region that are still under way end by themselves; the table keeps what it knows (others may share
+    it).
     """
     at = p[P.REGIONS] + region * P.REGION_WORDS
     if region < 0 or region >= p[P.REGION_CAPACITY] or not p[at + P.REGION_OPEN]:

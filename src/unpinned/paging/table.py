@@ -1,7 +1,7 @@
 """The secondary page table: which bytes the device may touch without asking anybody.
 
-A radix tree keyed by page number, like the MMU's own. All nodes have ``1 << p[BITS]`` slots and come from one bounded pool;
-node 0 is the root and never goes. A slot is one word:
+A radix tree keyed by page number, like the MMU's own. All nodes have ``1 << p[BITS]`` slots and come from one bounded
+pool; node 0 is the root and never goes. A slot is one word:
 
 * 0: nothing below;
 * PRESENT set: an entry. Its flags are in the low FLAG_BITS; above them stands when it was validated (live, in units of
@@ -9,13 +9,14 @@ node 0 is the root and never goes. A slot is one word:
   resident gigabytes cost one word per 2 MiB, and translating 4 MiB takes two steps;
 * otherwise a pointer, the child's word index shifted left by FLAG_BITS.
 
-**The table is a cache.** Dropping an entry is always legal: the next use faults and asks again. So when the pool is used up
-the next node without children, in turn, is zapped and reused, and a huge entry that cannot be split is dropped whole.
-What is *not* legal is keeping an entry past its invalidation; only notifier.py decides that.
+**The table is a cache.** Dropping an entry is always legal: the next use faults and asks again. So when the pool is
+used up the next node without children, in turn, is zapped and reused, and a huge entry that cannot be split is
+dropped whole. What is *not* legal is keeping an entry past its invalidation; only notifier.py decides that.
 
-Three things keep it cheap and canonical. An empty node is freed at once and zero again, and the lowest free node is taken
-next, so equal contents reached on different ways mostly are equal blocks. A sweep (zap, downgrade, mark stale) steps over absent
-subtrees, so a 64 GiB range costs what it holds, not what it spans. And `translate` walks once per node, not once per page.
+Three things keep it cheap and canonical. An empty node is freed at once and zero again, and the lowest free node is
+taken next, so equal contents reached on different ways mostly are equal blocks. A sweep (zap, downgrade, mark stale)
+steps over absent subtrees, so a 64 GiB range costs what it holds, not what it spans. And `translate` walks once per
+node, not once per page.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def _seek(p, page):
 def translate(p: Block, va: int, length: int, need_write: int, now: int) -> int:
     """How many leading bytes of ``[va, va + length)`` the device may use now: 0 .. length.
 
-    Usable means: present, with the asked right, no invalidation owed, validated within p[HORIZON_NS] of `now`. The answer holds
-    until the lock is let go; a copy issued in the same step is covered by its descriptor.
+    Usable means: present, with the asked right, no invalidation owed, validated within p[HORIZON_NS] of `now`. The
+    answer holds until the lock is let go; a copy issued in the same step is covered by its descriptor.
     """
     shift = p[P.PAGE_SHIFT]
     bits = p[P.BITS]
@@ -134,7 +135,9 @@ def next_present(p: Block, start: int, end: int) -> int:
 
 @kernel
 def _allocate(p, up):
-    """Take the lowest free node and hang it into slot `up`, which is empty or huge (then it is split); False: none free."""
+    """Take the lowest free node and hang it into slot `up`, which is empty or huge (then it is split); False: none
+    free.
+    """
     node = p[P.NODE_FREE]
     if node >= p[P.NODE_COUNT]:
         return False
@@ -227,10 +230,12 @@ def _reach(p, page, level):
 
 @kernel
 def install(p: Block, start: int, end: int, rights: int, now: int) -> int:
-    """Install page-aligned ``[start, end)`` with `rights` (PRESENT, or PRESENT | WRITE), validated at `now`; -> pages installed.
+    """Install page-aligned ``[start, end)`` with `rights` (PRESENT, or PRESENT | WRITE), validated at `now`; -> pages
+    installed.
 
-    An entry that is there keeps the rights it has (a scan says "still present", it does not take the write right), unless it is
-    STALE. Faults call this after they asked the notifier; a world that calls it itself has pinned the range, or is a test.
+    An entry that is there keeps the rights it has (a scan says "still present", it does not take the write right),
+    unless it is STALE. Faults call this after they asked the notifier; a world that calls it itself has pinned the
+    range, or is a test.
     """
     shift = p[P.PAGE_SHIFT]
     bits = p[P.BITS]
@@ -267,10 +272,11 @@ def install(p: Block, start: int, end: int, rights: int, now: int) -> int:
 
 @kernel
 def change_range(p: Block, start: int, end: int, keep: int, add: int) -> int:
-    """Make every entry e of ``[start, end)`` (outward to pages) ``e & keep | add``; 0 removes it. -> pages that changed.
+    """Make every entry e of ``[start, end)`` (outward to pages) ``e & keep | add``; 0 removes it. -> pages that
+    changed.
 
-    The one sweep: zap is (0, 0), downgrade (~WRITE, 0), mark stale (-1, STALE), age (~ACCESSED, 0). To drop everything, zap
-    ``[0, 2**62)``.
+    The one sweep: zap is (0, 0), downgrade (~WRITE, 0), mark stale (-1, STALE), age (~ACCESSED, 0). To drop
+    everything, zap ``[0, 2**62)``.
     """
     shift = p[P.PAGE_SHIFT]
     bits = p[P.BITS]
