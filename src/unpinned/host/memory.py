@@ -101,10 +101,16 @@ class Mapping:
         """Bring all of it in and keep it (mlock), for a pinned region. OSError names RLIMIT_MEMLOCK where that is why."""
         start, end = self.pages
         with _locked_guard:
-            if self._locked is None and end > start:
+            if self._locked is not None or not self.length:
+                return
+            try:
                 system.lock(start, end - start)
-                _locked.add(start, end)
-                self._locked = (start, end)
+            except OSError:
+                for low, high in _locked.uncovered(start, end):  # a part may have been locked
+                    system.unlock(low, high - low)
+                raise
+            _locked.add(start, end)
+            self._locked = (start, end)
 
     def unlock(self) -> None:
         """Undo `lock`, except where another mapping's lock covers the same pages; idempotent."""
@@ -117,7 +123,7 @@ class Mapping:
     def drop(self) -> None:
         """Let our own mapping forget its pages (they stay in the file or the application's mapping), so that the kernel
         may reclaim them. No-op for FOREIGN memory, where it would discard the content."""
-        if self.kind is not Kind.FOREIGN and self._locked is None:
+        if self.kind is not Kind.FOREIGN and self._locked is None:  # madvise refuses locked memory
             start, end = self.pages
             system.advise(start, end - start, system.MADV_DONTNEED)
 

@@ -21,6 +21,7 @@ from unpinned.compiled.libc import (
     EFAULT,
     EINTR,
     EINVAL,
+    ENOMEM,
     sys_getpid,
     sys_ioctl,
     sys_madvise,
@@ -163,9 +164,9 @@ def populate(start: int, end: int, write: bool) -> int:
         status = sys_madvise(base, length, advice)
         if status != -EINTR and status != -EAGAIN:
             break
-    if status == -EINVAL:
-        return _touch(base, base + length, write)
-    return EFAULT if status == -12 else -status  # ENOMEM: not mapped
+    if status == -EINVAL and sys_madvise(base, 0, advice) < 0:
+        return _touch(base, base + length, write)  # the advice itself is unknown
+    return EFAULT if status == -EINVAL or status == -ENOMEM else -status  # not allowed; not mapped
 
 
 @kernel

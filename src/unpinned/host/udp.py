@@ -80,6 +80,12 @@ class Endpoint:
         """Idempotent."""
         self.socket.close()
 
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def open_endpoint(address: str | None = None, port: int = ROCE_PORT, buffer_bytes: int = BUFFER_BYTES) -> Endpoint:
     """A socket on *address*; None finds a free 127.x.y.z. OSError: the address is taken or not ours, in one sentence."""

@@ -1,0 +1,132 @@
+"""Residency and populate, by each of the three sources."""
+
+import ctypes
+import errno
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+
+from support.memory import PAGE, mapped, memfd, protect, view
+from unpinned.host import layout as L
+from unpinned.host import system
+from unpinned.host.pagemap import _touch, close_scratch, populate, resident, scan, scan_scratch
+
+PAGES = 1024
+MODES = {"ioctl": L.MODE_IOCTL, "file": L.MODE_FILE, "mincore": L.MODE_MINCORE}
+
+
+@pytest.fixture(params=MODES)
+def scratch(request: pytest.FixtureRequest) -> Iterator[np.ndarray]:
+    s = scan_scratch(MODES[request.param])
+    yield s
+    close_scratch(s)
+    close_scratch(s)
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    with mapped(PAGES) as address:
+        system.advise(address, PAGES * PAGE, 15)  # MADV_NOHUGEPAGE
+        yield address
+
+
+def touch(address: int, pages: range) -> None:
+    for page in pages:
+        ctypes.memset(address + page * PAGE, 1, 1)
+
+
+def test_the_best_source_is_taken() -> None:
+    s = scan_scratch()
+    assert s[L.SCAN_MODE] == L.MODE_IOCTL
+    close_scratch(s)
+
+
+def test_scan_finds_the_first_page_that_is_not_there(memory: int, scratch: np.ndarray) -> None:
+    end = memory + PAGES * PAGE
+    assert scan(memory, end, scratch) == memory
+    touch(memory, range(5, 10))
+    assert scan(memory, end, scratch) == memory
+    assert scan(memory + 5 * PAGE, end, scratch) == memory + 10 * PAGE
+    touch(memory, range(5))
+    assert scan(memory, end, scratch) == memory + 10 * PAGE
+    assert scan(memory + 100, end, scratch) == memory + 10 * PAGE
+    touch(memory, range(10, PAGES))
+    assert scan(memory, end, scratch) == end
+
+
+def test_scan_keeps_to_unaligned_ends(memory: int, scratch: np.ndarray) -> None:
+    touch(memory, range(3))
+    assert scan(memory + 1, memory + PAGE + 7, scratch) == memory + PAGE + 7
+    assert scan(memory + 1, memory + 3 * PAGE + 7, scratch) == memory + 3 * PAGE
+    assert scan(memory + 3 * PAGE + 9, memory + 4 * PAGE, scratch) == memory + 3 * PAGE + 9
+    assert scan(memory + 9, memory + 9, scratch) == memory + 9
+
+
+def test_a_hole_is_not_there(scratch: np.ndarray) -> None:
+    with mapped(16) as address:
+        touch(address, range(16))
+        system.unmap(address + 4 * PAGE, PAGE)
+        assert scan(address, address + 16 * PAGE, scratch) == address + 4 * PAGE
+        assert scan(address + 4 * PAGE, address + 16 * PAGE, scratch) == address + 4 * PAGE
+        assert resident(address, address + 16 * PAGE, scratch) == 15 * PAGE
+    assert scan(0, PAGE, scratch) == 0
+
+
+def test_resident_counts_pages(memory: int, scratch: np.ndarray) -> None:
+    end = memory + PAGES * PAGE
+    assert resident(memory, end, scratch) == 0
+    touch(memory, range(0, PAGES, 2))  # more ranges than one call reports
+    assert resident(memory, end, scratch) == PAGES // 2 * PAGE
+    touch(memory, range(PAGES))
+    assert resident(memory, end, scratch) == PAGES * PAGE
+    assert resident(memory + 10, memory + 11, scratch) == PAGE
+
+
+@pytest.mark.parametrize("scratch", ["ioctl"], indirect=True)  # the others go page by page: nobody asks it of them
+def test_resident_of_a_sparse_terabyte_is_quick(scratch: np.ndarray) -> None:
+    size = 1 << 40
+    address = system.reserve(size)
+    try:
+        assert resident(address, address + size, scratch) == 0
+    finally:
+        system.unmap(address, size)
+
+
+@pytest.mark.parametrize("write", [0, 1])
+@pytest.mark.parametrize("way", [populate, _touch], ids=["madvise", "touch"])
+def test_populate(memory: int, way: object, write: int) -> None:
+    s = scan_scratch()
+    view(memory, PAGE)[5] = 77
+    way(memory, memory + 8 * PAGE, write)  # type: ignore[operator]
+    assert scan(memory, memory + PAGES * PAGE, s) == memory + 8 * PAGE
+    assert view(memory, PAGE)[5] == 77
+    close_scratch(s)
+
+
+def test_populate_takes_whole_pages(memory: int) -> None:
+    s = scan_scratch()
+    assert populate(memory + 2 * PAGE - 1, memory + 2 * PAGE + 1, 1) == 0
+    assert resident(memory, memory + PAGES * PAGE, s) == 2 * PAGE
+    close_scratch(s)
+
+
+@pytest.mark.parametrize("way", [populate, _touch], ids=["madvise", "touch"])
+def test_populate_of_what_cannot_be_brought_in(memory: int, way: object) -> None:
+    fault = partial(way, memory, memory + 4 * PAGE)  # type: ignore[call-overload]
+    protect(memory + 2 * PAGE, PAGE, 1)
+    assert fault(0) == 0
+    if way is populate:  # the touch leaves that to the copy
+        assert fault(1) == errno.EFAULT
+    protect(memory + 2 * PAGE, PAGE, 0)
+    assert fault(0) == errno.EFAULT
+    system.unmap(memory + 2 * PAGE, PAGE)
+    assert fault(0) == errno.EFAULT
+    assert fault(1) == errno.EFAULT
+
+
+def test_populate_past_the_end_of_a_file() -> None:
+    with memfd(2) as fd, mapped(4, shared=True, fd=fd) as address:
+        assert populate(address, address + 2 * PAGE, 1) == 0
+        assert populate(address, address + 4 * PAGE, 0) == errno.EFAULT
