@@ -109,7 +109,7 @@ def ask(h, p, q, field, mr, va, length, write, now):
 
     ``paging`` cuts it to the cap and to the region, and reads ahead on sequential use.
     """
-    if h[q + field]:
+    if h[q + field] and state(h, p, q, field, now) == WAITING:
         return WAITING
     table_va = va + h[mr + L.MR_DELTA]
     slot = fault_begin(p, table_va, table_va + length, write, q, h[mr + L.MR_REGION], now)

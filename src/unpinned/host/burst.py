@@ -159,8 +159,9 @@ def scan_faults(e, h, p, m):
         slot = e[E.E_SCAN_LIST + i]
         upto = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
         lock_for_step(e)
+        token = p[slot + P.FAULT_TOKEN]  # before the step: it may free the slot
         fault_scanned(p, slot, upto, monotonic_ns())
-        wake_fault(h, p[slot + P.FAULT_TOKEN], slot)
+        wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)
     e[E.E_SCANS] = 0
     return 0

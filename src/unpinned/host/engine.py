@@ -26,6 +26,7 @@ from unpinned.host import layout as H
 from unpinned.host.burst import burst
 from unpinned.host.lock import ALL, lock, unlock
 from unpinned.host.wake import kick
+from unpinned.paging import layout as P
 
 POLLIN = 1 << 32
 SECOND = 1_000_000_000
@@ -49,12 +50,12 @@ def give_role(e):
 
 
 @kernel
-def sleep(e, h, u, limit_ns):
+def sleep(e, h, p, u, limit_ns):
     """Sleep until a datagram, a kick, the next deadline or ``limit_ns``; the role must be free."""
     fetch_add(e, E.E_SLEEPING, 1)
     now = monotonic_ns()
     wait = min(next_turn(h, now) - now, limit_ns)
-    if wait > 0 and load_acquire(e, E.E_STOP) == 0:
+    if wait > 0 and p[P.SCAN_LENGTH] == 0 and load_acquire(e, E.E_STOP) == 0:
         fds = stack_words(4)
         store64(fds, u[H.U_FD] | POLLIN)
         store64(fds + 8, e[E.E_WAKE_FD] | POLLIN)
@@ -101,7 +102,7 @@ def firmware(e, h, p, b, u, c, m, solver):
         drive(e, h, p, b, u, c, m, solver, 0, e[E.E_SPIN_NS])
         give_role(e)
         if load_acquire(e, E.E_POLLERS) == 0:
-            sleep(e, h, u, SECOND)
+            sleep(e, h, p, u, SECOND)
     return 0
 
 
@@ -128,7 +129,7 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
                     continue
                 break
             if h[cq + L.CQ_TAIL] == h[cq + L.CQ_HEAD]:
-                sleep(e, h, u, left)
+                sleep(e, h, p, u, left)
         elif left <= 0:
             break
         else:

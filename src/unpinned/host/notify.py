@@ -19,14 +19,15 @@ from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import fetch_add, load_acquire
-from unpinned.compiled.intrinsics import stack_words, store64
-from unpinned.compiled.libc import monotonic_ns, sys_ioctl, sys_poll
+from unpinned.compiled.intrinsics import address_of, stack_words, store64
+from unpinned.compiled.libc import futex_wake, monotonic_ns, sys_ioctl, sys_poll
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
 from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.userfaultfd import read_events
+from unpinned.host.wake import kick
 from unpinned.paging import layout as P
 from unpinned.paging.notifier import invalidate_finish, invalidate_start
 from unpinned.paging.regions import revoke
@@ -86,7 +87,15 @@ def resume_all(g, since):
         e[E.E_HALTS] += 1
         e[E.E_HALT_NS] += took
         e[E.E_HALT_MAX_NS] = max(e[E.E_HALT_MAX_NS], took)
+        p = words_at(e[E.E_P], e[E.E_P + 1])
+        scans = p[P.SCAN_LENGTH]
+        chunks = p[P.RUN_LENGTH]
         resume(e)
+        if chunks:  # faults that waited for the invalidation go on
+            fetch_add(e, E.E_WORK, 1)
+            futex_wake(address_of(e) + 8 * E.E_WORK, chunks)
+        if scans:
+            kick(e)
     return 0
 
 
