@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+
 _MASK64 = (1 << 64) - 1
 
 
@@ -224,3 +226,11 @@ def extern(name: str, result: type, arguments: int) -> Callable[..., int]:
     function.restype = result
     function.argtypes = [ctypes.c_int64] * arguments
     return lambda *given: int(function(*map(int, given)))
+
+
+def words_at(address: int, count: int) -> Any:
+    return np.ctypeslib.as_array((ctypes.c_int64 * int(count)).from_address(int(address)))
+
+
+def bytes_at(address: int, count: int) -> Any:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * int(count)).from_address(int(address)))
