@@ -93,7 +93,7 @@ class Mapping:
     def unwatch(self) -> None:
         """Undo `watch`; idempotent."""
         source, self._watching = self._watching, None
-        if source is not None and source.fd >= 0:
+        if source is not None:
             for start, end in self.notify:
                 source.unregister(start, end)
 

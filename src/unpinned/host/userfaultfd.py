@@ -144,6 +144,8 @@ class Userfaultfd:
 
     def register(self, start: int, end: int) -> str:
         """Watch [start, end), whole pages. "" when watched, else the reason why not: it then works unnotified."""
+        if self.fd < 0:
+            return "the notifier is closed"
         request = bytearray(struct.pack("=QQQQ", start, end - start, REGISTER_MODE_WP, 0))
         try:
             fcntl.ioctl(self.fd, UFFDIO_REGISTER, request)
@@ -161,8 +163,8 @@ class Userfaultfd:
         """Stop watching [start, end) whatever the counts say (where a REMAP moved it, a tail that grew)."""
         try:
             fcntl.ioctl(self.fd, UFFDIO_UNREGISTER, struct.pack("=QQ", start, end - start))
-        except OSError:
-            return False  # unmapped meanwhile: nothing left to watch
+        except (OSError, ValueError):
+            return False  # unmapped meanwhile, or closed: nothing left to watch
         return True
 
     def close(self) -> None:
