@@ -41,7 +41,8 @@ def keep(h, b, offset, length, head, limit):
     h[record + L.POOL_NEXT] = -1
     h[record + L.POOL_LENGTH] = length
     place = h[L.H_POOL_ARENA] + slot * L.PACKET_BYTES
-    b[place : place + length] = b[offset : offset + length]
+    for i in range(length):  # a slice assignment would allocate a copy: it cannot know that these never overlap
+        b[place + i] = b[offset + i]
     if h[head + 2] == 0:
         h[head] = slot
     else:
