@@ -18,7 +18,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def _signed(value: int) -> int:
-    value &= _MASK64
+    value = int(value) & _MASK64
     return value - (1 << 64) if value >> 63 else value
 
 
@@ -33,7 +33,7 @@ def store_release(a: Any, i: int, value: int) -> int:
 
 def fetch_add(a: Any, i: int, value: int) -> int:
     old = int(a[i])
-    a[i] = _signed(old + value)
+    a[i] = _signed(old + int(value))
     return old
 
 
@@ -69,12 +69,12 @@ def pause() -> int:
 
 
 def _load(address: int, size: int) -> int:
-    return int.from_bytes(ctypes.string_at(address, size), "little")
+    return int.from_bytes(ctypes.string_at(int(address), size), "little")
 
 
 def _store(address: int, value: int, size: int) -> int:
     data = (int(value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-    ctypes.memmove(address, data, size)
+    ctypes.memmove(int(address), data, size)
     return 0
 
 
@@ -115,7 +115,7 @@ def address_of(array: Any) -> int:
 
 
 def copy_bytes(target: int, source: int, length: int) -> int:
-    ctypes.memmove(target, source, length)
+    ctypes.memmove(int(target), int(source), int(length))
     return 0
 
 
@@ -131,7 +131,7 @@ def fence() -> int:
 
 
 def fill_bytes(target: int, value: int, length: int) -> int:
-    ctypes.memset(target, value & 0xFF, length)
+    ctypes.memset(int(target), int(value) & 0xFF, int(length))
     return 0
 
 

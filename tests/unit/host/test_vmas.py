@@ -17,7 +17,7 @@ def parsed(start: int, end: int) -> list[Vma]:
 def test_both_sources_agree_on_everything() -> None:
     with open(MAPS, "rb") as maps:
         everything = list(_queried(maps.fileno(), 0, 1 << 47))
-    text = [vma for vma in parsed(0, 1 << 47)]
+    text = parsed(0, 1 << 47)
     assert len(everything) > 20
     # Between the two looks the interpreter may have mapped something.
     assert len(set(everything) ^ set(text)) <= 4
