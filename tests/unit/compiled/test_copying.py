@@ -6,7 +6,7 @@ import pytest
 from unpinned.compiled.copying import copy_ahead, copy_past, fence
 from unpinned.compiled.decorator import kernel
 
-LENGTHS = [*range(0, 3), 63, 64, 65, 127, 128, 129, 191, 1000, 4096, 4097]
+LENGTHS = [*range(3), 63, 64, 65, 127, 128, 129, 191, 1000, 4096, 4097]
 
 
 @kernel
