@@ -1,48 +1,52 @@
 """A device: its blocks, its socket, its threads, and the control plane over them.
 
-One device per address in a process; contexts share it (`open_device` counts them). The control plane takes the device lock
-for steps and *halts* the device for what must not meet a copy in flight (a region that goes away).
+One device per address and port in a process; contexts share it (`open_device` counts them). What changes under the device
+lock is a kernel of `control`; here are the free lists, the order of things, and what must be waited for.
+
+The order of an end, of a region and of the device alike: no new copies and faults; the range watched no more; what is
+under way ends; the tables forget it; its mapping goes; the notifier last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import secrets
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unpinned.compiled.libc import futex_wake
 from unpinned.hca import block, setup
 from unpinned.hca import layout as L
-from unpinned.hca.qp import fail_qp
-from unpinned.hca.ready import make_ready
+from unpinned.host import control, process
 from unpinned.host import engine_words as E
-from unpinned.host import process
+from unpinned.host import layout as H
 from unpinned.host.copies import copy_scratch
 from unpinned.host.engine import enter
-from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.memory import Kind, Mapping
-from unpinned.host.notify import invalidate
 from unpinned.host.pagemap import close_scratch, resident, scan_scratch
-from unpinned.host.udp import address_words, open_endpoint, parse_address, udp_scratch
+from unpinned.host.udp import ROCE_PORT, address_words, open_endpoint, parse_address, udp_scratch
 from unpinned.host.workers import work
 from unpinned.paging import layout as P
-from unpinned.paging.faults import fault_begin
-from unpinned.paging.regions import region_close, region_open
 from unpinned.wire.icrc import SOLVER_WORDS
+
+Words = NDArray[np.int64]
 
 HORIZON_NS = 20_000_000
 WORKERS = 4
 SPIN_NS = 30_000
+REGIONS = 16_384
 ADDRESS_SPACE = 1 << 47
-SETTLED = (P.FAULT_FREE, P.FAULT_DONE, P.FAULT_FAILED)
+WAIT_SLICE_NS = 50_000_000  # a wait comes back to Python so often, for signals and for the end of the device
+STOP_SECONDS = 10.0  # how long threads may take to end; one that hangs in somebody's fault handler is left behind
+FAULTS_AHEAD = 256  # prefetches that may be under way, of the device's 1,024 faults
 
 
 @dataclass
@@ -56,11 +60,15 @@ class Region:
     mapping: Mapping | None
     start: int
     length: int
+    delta: int
+    unnotified: str = ""
+    """Why changes of the mapping are not announced for it; "" when they are (or need not be)."""
+    _gone: int = 0  # how far `Device.deregister` came
 
     def counters(self) -> dict[str, int]:
-        """The region's page-fault and invalidation counters, by name."""
+        """The region's page-fault and invalidation counters, by name; arrays (by cause) are summed."""
         record = P.view(self.device.p, "counters")[self.slot]
-        return {name: int(record[name].sum()) for name in record.dtype.names}
+        return {name: int(record[name].sum()) for name in record.dtype.names or ()}
 
     def resident_bytes(self) -> int:
         """Bytes of the region whose pages are in memory, as the device's mapping sees them."""
@@ -73,59 +81,89 @@ class Region:
             close_scratch(scratch)
 
 
+class Queue:
+    """A completion queue's record, and how many queue pairs still use it."""
+
+    def __init__(self, cq: int, depth: int) -> None:
+        self.cq, self.depth = cq, depth
+        self.users = 0
+
+
+@dataclass
+class QueuePair:
+    """A queue pair's record and what it holds on to."""
+
+    q: int
+    number: int
+    send: Queue
+    receive: Queue
+    rings: list[tuple[int, int]]
+    _gone: int = 0
+
+
+class _Changes:
+    """Stands for a device's block while `hca.setup` writes to it: reads pass, writes are kept for one step."""
+
+    def __init__(self, h: Words) -> None:
+        self._h = h
+        self.words: dict[int, int] = {}
+
+    def __getitem__(self, index: int) -> int:
+        return self.words.get(index, int(self._h[index]))
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.words[index] = int(value)
+
+
 class Device:
     """One address's device. Use `open_device`."""
 
     def __init__(self, address: str | None, port: int) -> None:
         self.endpoint = open_endpoint(address, port)
         self.address = str(self.endpoint.address)
+        self.port = self.endpoint.port
         self.references = 0
         self.closed = False
+        self._ended = False
+        self.pds = itertools.count(1)
+        self.regions: dict[int, Region] = {}
+        self.descriptors: set[int] = set()
+        """Event descriptors of completion channels, for a forked child to close."""
+        self._free_slots = list(range(REGIONS - 1, -1, -1))
+        try:
+            self._build()
+            self.notifier = process.acquire_notifier()
+            self.notifier.add(self.e)
+        except BaseException:
+            self.endpoint.close()
+            raise
+        nothing = np.zeros(1, np.int64)
+        start = process.start_thread
+        self._threads = [start(f"unpinned-firmware-{self.address}", enter, self.e, E.MODE_FIRMWARE, 0, 0, 0, nothing)]
+        self._threads += [start(f"unpinned-fault-{i}", work, self.e) for i in range(WORKERS)]
+
+    def _build(self) -> None:
+        """The blocks, and the engine block that says where they are."""
         window = min(1 << 20, max(1 << 16, self.endpoint.receive_bytes // 4))
         self.h, arena = block.create(window_bytes=window)
-        self.p = P.create(levels=4, bits=9, leaves=65_536, regions=16_384, revoked=4_096, dma=1_280, faults=1_024)
-        self.p[P.HORIZON_NS] = HORIZON_NS
-        self.p[P.PROVISIONAL_NS] = HORIZON_NS
+        self.p = P.create(levels=4, bits=9, leaves=65_536, regions=REGIONS, revoked=4_096, dma=1_280, faults=1_024)
+        self.p[P.HORIZON_NS] = self.p[P.PROVISIONAL_NS] = HORIZON_NS
         self.b = np.zeros(arena + 4096, np.uint8)
         self.e = np.zeros(E.E_WORDS, np.int64)
         self.tables = setup.Tables(self.h, self.p)
-        self._free_slots = list(range(16_383, -1, -1))
-        self._scratch = (udp_scratch(self.endpoint, L.RECV_BURSTS), copy_scratch(), scan_scratch(), np.zeros(SOLVER_WORDS, np.int64))
-        for word, array in zip((E.E_H, E.E_P, E.E_B, E.E_UDP, E.E_COPY, E.E_SCAN, E.E_SOLVER), (self.h, self.p, self.b, *self._scratch)):
+        solver = np.zeros(SOLVER_WORDS, np.int64)
+        self._scratch = (udp_scratch(self.endpoint, L.RECV_BURSTS), copy_scratch(), scan_scratch(), solver)
+        words = (E.E_H, E.E_P, E.E_B, E.E_UDP, E.E_COPY, E.E_SCAN, E.E_SOLVER)
+        arrays: tuple[NDArray[Any], ...] = (self.h, self.p, self.b, *self._scratch)
+        for word, array in zip(words, arrays):
             self.e[word], self.e[word + 1] = array.ctypes.data, array.size
         self.e[E.E_WAKE_FD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.e[E.E_LOCAL_HI], self.e[E.E_LOCAL_LO] = address_words(self.endpoint.address)
         self.e[E.E_LOCAL_PORT] = self.endpoint.port
         self.e[E.E_SPIN_NS] = SPIN_NS
-        self.notifier = process.acquire_notifier()
-        self.notifier.add(self.e)
-        nothing = np.zeros(1, np.int64)
-        self._threads = [process.start_thread(f"unpinned-firmware-{self.address}", enter, self.e, E.MODE_FIRMWARE, 0, 0, 0, nothing)]
-        self._threads += [process.start_thread(f"unpinned-fault-{i}", work, self.e) for i in range(WORKERS)]
 
-    # ---- locking ---------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The device lock, for a step of the control plane."""
-        self._check()
-        lock(self.e, E.E_LOCK)
-        try:
-            yield
-        finally:
-            unlock(self.e, E.E_LOCK)
-
-    @contextmanager
-    def halted(self) -> Iterator[None]:
-        """The device stands still: the lock is held and no copy is in flight."""
-        self._check()
-        halt(self.e)
-        try:
-            yield
-        finally:
-            resume(self.e)
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """OSError ENODEV when the device is closed, or belongs to the parent of this process."""
         if self.closed:
             raise OSError(errno.ENODEV, f"the device on {self.address} is closed")
 
@@ -136,193 +174,373 @@ class Device:
     # ---- regions ---------------------------------------------------------------------------------------------------
 
     def register(self, mapping: Mapping, *, pd: int, access: int, pinned: bool = False, key: int = 0) -> Region:
-        """Register a mapping. O(1) in its size, unless ``pinned``.
+        """Register a mapping, which then is the region's to close. O(1) in its size, unless ``pinned``.
 
         Raises:
             OSError: ENOMEM or EPERM when pinning exceeds RLIMIT_MEMLOCK, ENOMEM when the device is full.
         """
-        self._check()
-        if pinned:
-            mapping.lock()
         try:
-            low, high = mapping.pages
+            self.check()
+            if pinned:
+                mapping.lock()
+            with process.control:
+                if self.notifier.source is not None and mapping.notify:
+                    mapping.watch(self.notifier.source)
+                elif mapping.notify:
+                    mapping.unnotified = self.notifier.refused
             flags = P.REGION_WRITE_BY_SCAN if mapping.kind is Kind.OWNED else 0
-            region = self._open(mapping.address, mapping.length, mapping.table_base, mapping.table_base + mapping.length or 1, flags,
-                                pd=pd, access=access, path=mapping.path, pinned=pinned, implicit=False, mapping=mapping, key=key)
-            if self.notifier.source is not None and mapping.notify:
-                mapping.watch(self.notifier.source)
-            elif mapping.notify:
-                mapping.unnotified = self.notifier.refused
+            record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: mapping.path, L.MR_PINNED: int(pinned),
+                      L.MR_START: mapping.address, L.MR_LENGTH: mapping.length}  # fmt: skip
+            return self._open(record, mapping.table_base, flags, mapping, key)
         except BaseException:
-            mapping.close()
+            with process.control:
+                mapping.close()
             raise
-        return region
 
     def register_implicit(self, *, pd: int, access: int) -> Region:
         """The whole address space as one region, reached by process_vm at the application's own addresses."""
-        return self._open(0, ADDRESS_SPACE, 0, ADDRESS_SPACE, 0, pd=pd, access=access, path=P.PATH_PROCESS_VM, pinned=False,
-                          implicit=True, mapping=None, key=0)
+        record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: P.PATH_PROCESS_VM, L.MR_LENGTH: ADDRESS_SPACE, L.MR_IMPLICIT: 1}
+        return self._open(record, 0, 0, None, 0)
 
-    def _open(self, start: int, length: int, low: int, high: int, flags: int, *, pd: int, access: int, path: int, pinned: bool,
-              implicit: bool, mapping: Mapping | None, key: int) -> Region:  # fmt: skip
-        with self.locked():
-            if not self._free_slots:
-                raise OSError(errno.ENOMEM, "the device has no free memory region")
+    def _open(self, record: dict[int, int], low: int, flags: int, mapping: Mapping | None, key: int) -> Region:
+        start, length = record.get(L.MR_START, 0), record[L.MR_LENGTH]
+        words = np.zeros(4 + L.MR_WORDS, np.int64)
+        with process.control:
+            self.check()
+            if not self._free_slots or not self.tables.free_mrs:
+                raise OSError(errno.ENOMEM, f"the device has no free memory region ({REGIONS} are in use)")
             slot = self._free_slots.pop()
-            high = max(high, low + 1)
-            if region_open(self.p, slot, low, high, flags) != P.DONE:
+            mr = int(self.h[L.H_MR_BASE]) + self.tables.free_mrs.pop() * L.MR_WORDS
+            try:
+                key = self._enter_key(key, mr)
+                for word, value in (record | {L.MR_KEY: key, L.MR_DELTA: low - start, L.MR_REGION: slot, L.MR_STATE: 1}).items():
+                    words[4 + word] = value
+                words[:4] = (slot, low, low + max(length, 1), flags)
+                if control.open_region(self.e, mr, words) != P.DONE:
+                    block.remove_key(self.h, key)
+                    raise OSError(errno.EINVAL, f"not a range that can be registered: {length} bytes at {start:#x}")
+            except OSError:
                 self._free_slots.append(slot)
-                raise OSError(errno.EINVAL, f"not a range that can be registered: {high - low} bytes at {low:#x}")
-            mr = 0
-            for _ in range(16):
-                chosen = key or secrets.randbits(32)
-                mr = setup.add_mr(self.tables, pd=pd, key=chosen, start=start, length=length, access=access, delta=low - start,
-                                  path=path, pinned=pinned, region=slot)
-                if mr or key:
-                    break
-            if not mr:
-                region_close(self.p, slot)
-                self._free_slots.append(slot)
-                raise OSError(errno.ENOMEM, "the device's key table is full")
-            self.h[mr + L.MR_IMPLICIT] = int(implicit)
-        return Region(self, mr, slot, chosen, mapping, start, length)
+                self.tables.free_mrs.append(self._mr_index(mr))
+                raise
+            why = mapping.unnotified if mapping is not None else "the whole address space is not watched"
+            region = Region(self, mr, slot, key, mapping, start, length, low - start, why)
+            self.regions[mr] = region
+        return region
 
-    def deregister(self, region: Region) -> None:
-        """Close a region: on return nothing can reach it, no copy and no fault is under way in it, and its mapping is gone."""
-        if not self.closed:
-            with self.halted():
-                self.h[region.mr + L.MR_STATE] = 2
-            self._await_faults(region.slot)
-            with self.halted():
-                base, length = int(self.h[region.mr + L.MR_START] + self.h[region.mr + L.MR_DELTA]), region.length
-                setup.remove_mr(self.tables, region.mr)
+    def _mr_index(self, mr: int) -> int:
+        return (mr - int(self.h[L.H_MR_BASE])) // L.MR_WORDS
+
+    def _enter_key(self, key: int, mr: int) -> int:
+        """Enter ``key``, or a random one, for a record whose state is not valid yet."""
+        for _ in range(64):
+            chosen = key or secrets.randbelow((1 << 32) - 1) + 1
+            if not any(region.key == chosen for region in self._with_key(chosen)) and block.insert_key(self.h, chosen, mr):
+                return chosen
+            if key:
+                raise OSError(errno.EEXIST, f"key {key:#x} is taken")
+        raise OSError(errno.ENOMEM, "the device's key table is full")
+
+    def _with_key(self, key: int) -> list[Region]:
+        """Regions that have ``key`` already (found by the table's own way of looking)."""
+        mask, base = int(self.h[L.H_KEY_MASK]), int(self.h[L.H_KEY_BASE])
+        at = (key * 40503 + (key >> 16)) & mask
+        slots = (base + 2 * ((at + probe) & mask) for probe in range(16))
+        return [self.regions[mr] for s in slots if (mr := int(self.h[s + 1])) in self.regions and self.h[s] == key]
+
+    def deregister(self, region: Region, wait: bool = True) -> None:
+        """Close a region: on return nothing can reach it, no copy and no fault is under way in it, and its mapping is gone.
+
+        Without ``wait`` what cannot be done at once is left to a later call of the control plane.
+        """
+        process.depart(lambda patient: self._deregister(region, patient), wait)
+
+    def _deregister(self, region: Region, wait: bool) -> bool:
+        low, high = region.mapping.pages if region.mapping is not None else (0, ADDRESS_SPACE)
+        high = max(high, low + 1)
+        if region._gone == 0 and not self.closed:
+            control.revoke_regions(self.e, region.mr)
+            region._gone = 1
+        while region._gone == 1 and not self.closed:
+            if not control.faults_of(self.e, region.slot, low, high, 0):
+                region._gone = 2
+            elif not wait:
+                return False
+            else:
+                self.drive()
+                time.sleep(0.0002)
+        if region._gone == 2 and not self.closed:
+            control.close_region(self.e, region.mr, region.slot, low, high)
+            with process.control:
+                self._forget_region(region)
+            self.drive()
+        if not self.closed or region.mr not in self.regions:
+            with process.control:
                 if region.mapping is not None:
-                    low, high = region.mapping.pages
-                    invalidate(self.p, low, max(high, low + 1), P.CAUSE_RELEASE, time.monotonic_ns())
-                else:
-                    invalidate(self.p, base, base + length, P.CAUSE_RELEASE, time.monotonic_ns())
-                region_close(self.p, region.slot)
-                self._free_slots.insert(0, region.slot)
-        if region.mapping is not None:
-            region.mapping.close()
+                    region.mapping.close()
+        return True
 
-    def _await_faults(self, slot: int) -> None:
-        """Wait until no fault works in the region's pages: a worker in populate must not meet their unmapping."""
+    def _forget_region(self, region: Region) -> None:
+        region._gone = 3  # first: an interruption may lose a record, but none is free twice
+        block.remove_key(self.h, region.key)
+        self.regions.pop(region.mr, None)
+        self.tables.free_mrs.insert(0, self._mr_index(region.mr))
+        self._free_slots.insert(0, region.slot)
+
+    def prefetch(
+        self, region: Region, start: int, length: int, *, write: bool, resident_only: bool = False, wait: bool = False
+    ) -> int:
+        """Begin faults for [start, start + length) with nobody waiting; bytes covered (fewer when too many are under way).
+
+        With ``wait`` all of it, and on return they have ended. OSError EFAULT when a page could not be brought in.
+        """
+        want = (P.WANT_WRITE if write else 0) | (P.WANT_RESIDENT if resident_only else 0)
+        low, high = start + region.delta, start + length + region.delta
+        failed = int(P.view(self.p, "counters")[region.slot]["faults_failed"])
+        at = low
         while True:
-            with self.locked():
-                faults = P.view(self.p, "faults")
-                busy = (faults["region"] == slot) & ~np.isin(faults["state"], SETTLED)
-                if not busy.any():
-                    return
-            time.sleep(0.0005)
-
-    def prefetch(self, region: Region, start: int, length: int, *, write: bool, resident_only: bool = False) -> int:
-        """Begin faults for [start, start + length) with nobody waiting; how many were begun (fewer when slots run out)."""
-        begun = 0
-        with self.locked():
-            delta = int(self.h[region.mr + L.MR_DELTA])
-            want = (P.WANT_WRITE if write else 0) | (P.WANT_RESIDENT if resident_only else 0)
-            at, end = start + delta, start + length + delta
-            while at < end:
-                step = min(end - at, int(self.p[P.FAULT_MAX_BYTES]))
-                if fault_begin(self.p, at, at + step, want, P.NONE, region.slot, time.monotonic_ns()) < 0:
-                    break
-                begun += 1
-                at += step
-        self.drive()
-        return begun
+            self.check()
+            if at < high:
+                under_way = control.faults_of(self.e, region.slot, 0, ADDRESS_SPACE, 1)
+                at = control.begin_faults(self.e, region.slot, at, high, want, FAULTS_AHEAD - under_way)
+                if at < 0:
+                    raise OSError(errno.EFAULT, f"{length} bytes at {start:#x} were unmapped since they were registered")
+                self.drive()
+            if not wait or (at >= high and not control.faults_of(self.e, region.slot, low, high, 1)):
+                break
+            time.sleep(0.0002)
+        if wait and int(P.view(self.p, "counters")[region.slot]["faults_failed"]) != failed:
+            raise OSError(errno.EFAULT, f"not all of {length} bytes at {start:#x} could be brought in")
+        return at - low
 
     # ---- queues ----------------------------------------------------------------------------------------------------
 
-    def create_cq(self, depth: int, fd: int = -1) -> int:
-        """A completion queue; its record. ``fd``: an eventfd that announces completions once armed."""
-        with self.locked():
-            return setup.add_cq(self.tables, depth, fd)
+    def create_cq(self, depth: int, fd: int = -1) -> Queue:
+        """A completion queue of at least ``depth`` entries. ``fd``: an eventfd that announces completions once armed."""
+        with process.control:
+            self.check()
+            cq = setup.add_cq(self.tables, depth, fd)
+        return Queue(cq, int(self.h[cq + L.CQ_MASK]) + 1)
 
-    def destroy_cq(self, cq: int) -> None:
-        if not self.closed:
-            with self.idle():
-                setup.remove_cq(self.tables, cq)
+    def destroy_cq(self, queue: Queue, wait: bool = True, after: Callable[[], None] | None = None) -> None:
+        """Retire a completion queue, once no queue pair uses it, and call ``after``."""
+        process.depart(lambda patient: self._destroy_cq(queue, after), wait)
 
-    def create_qp(self, **parameters: Any) -> int:
-        """A queue pair in RESET; its record. Parameters as `hca.setup.add_qp`, without ``random``."""
-        with self.locked():
-            return setup.add_qp(self.tables, random=secrets.randbits(24), **parameters)
+    def _destroy_cq(self, queue: Queue, after: Callable[[], None] | None) -> bool:
+        if queue.users and not self.closed:
+            return False
+        with process.control:
+            cq, queue.cq = queue.cq, -1
+            if cq >= 0 and not self.closed:
+                ring = int(self.h[cq + L.CQ_RING]), queue.depth * L.CQE_WORDS
+                control.clear_cq(self.e, cq)
+                self.tables.rings.give(*ring)
+                # Last in line: a poller of the old queue must not meet a new one.
+                self.tables.free_cqs.insert(0, (cq - int(self.h[L.H_CQ_BASE])) // L.CQ_WORDS)
+        if after is not None:
+            after()
+        process.settle()
+        return True
 
-    def destroy_qp(self, q: int) -> None:
-        if not self.closed:
-            with self.idle():
-                setup.remove_qp(self.tables, q)
+    def arm_cq(self, queue: Queue, solicited_only: bool) -> None:
+        """Ask for an event on the queue's descriptor at its next completion."""
+        self.check()
+        control.arm_cq(self.e, queue.cq, 2 if solicited_only else 1)
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """The lock, at a moment when no batch is between its copies and its completions."""
-        while True:
-            with self.locked():
-                if not self.h[L.H_ACT_COUNT] and not self.h[L.H_TX_COUNT]:
-                    yield
-                    return
+    def create_qp(self, *, pd: int, send_cq: Queue, recv_cq: Queue, sends: int, recvs: int, send_sges: int,
+                  recv_sges: int, sig_all: bool) -> QueuePair:  # fmt: skip
+        """A queue pair in RESET."""
+        record = np.zeros(L.QP_WORDS, np.int64)
+        count = int(self.h[L.H_QP_COUNT])
+        with process.control:
+            self.check()
+            if not self.tables.free_qps:
+                raise OSError(errno.ENOMEM, f"the device has no free queue pair ({count - 2} are in use)")
+            asked = ((sends, L.W_SGE, send_sges), (recvs, L.R_SGE, recv_sges))
+            sides = [(depth(n), setup._stride(head, sges)) for n, head, sges in asked]
+            rings = self._take_rings([entries * stride for entries, stride in sides])
+            index = self.tables.free_qps.pop()
+            number = (secrets.randbits(24) * count + index) & 0xFFFFFF
+            for word, value in (
+                (L.QP_NUMBER, number), (L.QP_PD, pd), (L.QP_SEND_CQ, send_cq.cq), (L.QP_RECV_CQ, recv_cq.cq),
+                (L.QP_SIG_ALL, int(sig_all)), (L.QP_SQ_RING, rings[0][0]), (L.QP_SQ_MASK, sides[0][0] - 1),
+                (L.QP_SQ_STRIDE, sides[0][1]), (L.QP_RQ_RING, rings[1][0]), (L.QP_RQ_MASK, sides[1][0] - 1),
+                (L.QP_RQ_STRIDE, sides[1][1]), (L.QP_STATE, L.QPS_RESET), (L.QP_LAST_ID, -1),
+            ):  # fmt: skip
+                record[word] = value
+            record[L.QP_AT_PSN : L.QP_AT_PSN + L.READ_RING] = -1
+            q = int(self.h[L.H_QP_BASE]) + index * L.QP_WORDS
+            control.install_qp(self.e, q, record)
+            send_cq.users += 1
+            recv_cq.users += 1
+        return QueuePair(q, number, send_cq, recv_cq, rings)
+
+    def _take_rings(self, sizes: list[int]) -> list[tuple[int, int]]:
+        """A ring of each size, words: (index, size) each; none when memory runs out."""
+        taken: list[tuple[int, int]] = []
+        try:
+            for size in sizes:
+                taken.append((self.tables.rings.take(size), size))
+        except MemoryError as error:
+            for ring in taken:
+                self.tables.rings.give(*ring)
+            raise OSError(errno.ENOMEM, str(error)) from None
+        return taken
+
+    def destroy_qp(self, pair: QueuePair, wait: bool = True) -> None:
+        """Retire a queue pair: on return nothing of it is sent, received or completed."""
+        process.depart(lambda patient: self._destroy_qp(pair, patient), wait)
+
+    def _destroy_qp(self, pair: QueuePair, wait: bool) -> bool:
+        if self.closed:
+            return True
+        if pair._gone == 0:
+            if not self._between_batches(lambda: control.reset_qp(self.e, pair.q, L.QPS_FREE), 1000 if wait else 20):
+                return False
+            pair._gone = 1
+        if pair._gone == 1:
+            with process.control:
+                pair._gone = 2
+                pair.send.users -= 1
+                pair.receive.users -= 1
+                for ring in pair.rings:
+                    self.tables.rings.give(*ring)
+                self.tables.free_qps.insert(0, (pair.q - int(self.h[L.H_QP_BASE])) // L.QP_WORDS)
+        process.settle()  # a completion queue may have waited for this
+        return True
+
+    def _between_batches(self, step: Any, tries: int) -> bool:
+        """Try a step that must not meet a batch between its copies and its completions."""
+        for _ in range(tries):
+            if step() == control.DONE or self.closed:
+                return True
             self.drive()
+            time.sleep(0)
+        return False
 
-    def to_error(self, q: int) -> None:
+    def reset_qp(self, pair: QueuePair) -> None:
+        """Back to RESET: queues empty, nothing in flight."""
+        self.check()
+        if not self._between_batches(lambda: control.reset_qp(self.e, pair.q, L.QPS_RESET), 100_000):
+            raise OSError(errno.EBUSY, "the device never came to rest")
+
+    def to_error(self, pair: QueuePair) -> None:
         """Move a queue pair to the error state and flush it."""
-        with self.idle():
-            if self.h[q + L.QP_STATE] != L.QPS_ERR:
-                fail_qp(self.h, self.p, q, L.WC_FATAL_ERR)
+        self.check()
+        if not self._between_batches(lambda: control.break_qp(self.e, pair.q), 100_000):
+            raise OSError(errno.EBUSY, "the device never came to rest")
         self.drive()
 
-    def make_ready(self, q: int) -> None:
-        with self.locked():
-            make_ready(self.h, q)
+    def change_qp(self, pair: QueuePair, before: int, words: dict[int, int]) -> bool:
+        """Write words of a queue pair's record (QP_*: value), if it is in the state ``before``; was it?"""
+        return self._write({pair.q + word: value for word, value in words.items()}, pair, before)
+
+    def to_rtr(self, pair: QueuePair, path: setup.Path) -> bool:
+        """INIT -> RTR; False when it was not in INIT."""
+        changes = _Changes(self.h)
+        setup.to_rtr(_tables(changes), pair.q, path)
+        return self._write(changes.words, pair, L.QPS_INIT)
+
+    def to_rts(self, pair: QueuePair, sending: setup.Sending, words: dict[int, int]) -> bool:
+        """RTR -> RTS, writing ``words`` too (as for `change_qp`); False when it was not in RTR."""
+        changes = _Changes(self.h)
+        setup.to_rts(_tables(changes), pair.q, sending)
+        changes.words |= {pair.q + word: value for word, value in words.items()}
+        return self._write(changes.words, pair, L.QPS_RTR)
+
+    def _write(self, words: dict[int, int], pair: QueuePair, state: int) -> bool:
+        self.check()
+        flat = [value for item in words.items() for value in item]
+        staged = np.array([pair.q + L.QP_STATE, state, len(words), *flat], np.int64)
+        return bool(control.write_words(self.e, staged) == control.DONE)
 
     def counters(self) -> dict[str, int]:
         """Every counter of the device, by name; packets dropped are counted by reason (``bad_*``)."""
         made = {name: int(self.h[word]) for name, word in L.COUNTERS.items()}
         totals = P.view(self.p, "totals")
         made |= {f"paging_{name}": int(totals[name].sum()) for name in totals.dtype.names or ()}
-        copies = self._scratch[1]
-        from unpinned.host import layout as H
-
-        made |= {"slow_copies": int(copies[H.COPY_SLOW]), "halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
-        return made
+        made["slow_copies"] = int(self._scratch[1][H.COPY_SLOW])
+        return made | {"halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Stop the threads, close the socket. Idempotent; `Context.close` of the last context does it."""
-        with process.guard():
-            if self.closed:
-                return
+        """Stop the threads, close everything. Idempotent; `close_device` of the last context does it."""
+        process.depart(self._shutdown, True)
+
+    def _shutdown(self, wait: bool) -> bool:
+        if self._ended:
+            return True
+        if not self.closed:
+            control.revoke_regions(self.e, 0)
             self.closed = True
-            process.devices.pop(self.address, None)
+        with process.control:
+            for region in self.regions.values():
+                if region.mapping is not None:
+                    region.mapping.unwatch()
+        stopped = self._stop_threads()
         self.notifier.remove(self.e)
-        self._stop_threads()
-        for region in list(self._open_mappings()):
-            region.close()
+        with process.control:
+            self._ended = True
+            if process.devices.get((self.address, self.port)) is self:
+                del process.devices[self.address, self.port]
+            if stopped:
+                self._close_mappings()
+                self._close_descriptors()
+            else:
+                process.immortal.append(self)
         process.release_notifier()
+        return True
+
+    def _close_mappings(self) -> None:
+        for region in self.regions.values():
+            if region.mapping is not None:
+                region.mapping.close()
+        self.regions.clear()
+
+    def _stop_threads(self) -> bool:
+        """Have every thread leave the kernels of this device; False if one did not."""
+        deadline = time.monotonic() + STOP_SECONDS
+        self.e[E.E_STOP] = 1
+        while any(thread.is_alive() for thread in self._threads) or self.e[E.E_THREADS]:
+            if time.monotonic() > deadline:
+                return False
+            wake_all(self.e)
+            for thread in self._threads:
+                thread.join(0.01)
+        return True
+
+    def _close_descriptors(self) -> None:
         self.endpoint.close()
         close_scratch(self._scratch[2])
         os.close(int(self.e[E.E_WAKE_FD]))
-
-    def _stop_threads(self) -> None:
-        self.e[E.E_STOP] = 1
-        while any(thread.is_alive() for thread in self._threads):
-            stop(self.e)
-            for thread in self._threads:
-                thread.join(0.01)
-
-    def _open_mappings(self) -> list[Mapping]:
-        return []
 
     def forget(self) -> None:
         """In a forked child: close the descriptors; threads, lock and blocks belong to the parent."""
         self.closed = True
-        self.endpoint.close()
-        close_scratch(self._scratch[2])
-        os.close(int(self.e[E.E_WAKE_FD]))
+        self.regions.clear()
+        self._close_descriptors()
+        for fd in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.descriptors.clear()
 
 
-def open_device(address: str | None = None, port: int = 4791) -> Device:
+def depth(entries: int) -> int:
+    """Entries of a ring that takes at least so many: a power of two."""
+    return 1 << max(0, entries - 1).bit_length()
+
+
+def _tables(changes: _Changes) -> setup.Tables:
+    """`hca.setup` reads and writes no more of its tables than ``h`` in the steps that are staged here."""
+
+    class Staged:
+        h = changes
+
+    return cast("setup.Tables", Staged)
+
+
+def open_device(address: str | None = None, port: int = ROCE_PORT) -> Device:
     """The process's device on ``address`` (None: a free loopback address), opened at first use; `close_device` gives it back.
 
     Raises:
@@ -331,45 +549,42 @@ def open_device(address: str | None = None, port: int = 4791) -> Device:
     from unpinned.compiled.build import ensure
 
     ensure()
-    with process.guard():
+    process.settle()
+    with process.control:
         if address is not None:
-            known = process.devices.get(str(parse_address(address)[0]))
-            if known is not None:
+            known = process.devices.get((str(parse_address(address)[0]), port))
+            if known is not None and known.references > 0:
                 known.references += 1
                 return known
         device = Device(address, port)
         device.references = 1
-        process.devices[device.address] = device
+        process.devices[device.address, device.port] = device
         return device
 
 
 def close_device(device: Device) -> None:
     """Give a device back; the last one stops it."""
-    with process.guard():
+    with process.control:
         device.references -= 1
         last = device.references <= 0
     if last:
         device.shutdown()
 
 
-def poll(device: Device, cq: int, limit: int, timeout_ns: int, out: NDArray[np.int64]) -> int:
-    """Completions of ``cq`` into ``out``; how many. Sleeps without the GIL, at most ``timeout_ns``."""
+def poll(device: Device, cq: int, limit: int, timeout_ns: int, out: Words) -> int:
+    """Completions of record ``cq`` into ``out``; how many. Sleeps without the GIL, at most ``timeout_ns``."""
     return int(enter(device.e, E.MODE_POLL, cq, limit, timeout_ns, out))
 
 
-def post(device: Device, q: int, staged: NDArray[np.int64], count: int, receive: bool) -> int:
+def post(device: Device, q: int, staged: Words, count: int, receive: bool) -> int:
     """Post ``count`` work requests staged at the queue's stride; how many the queue took."""
     return int(enter(device.e, E.MODE_POST, q, int(receive), count, staged))
 
 
-stop_doc = "threads that sleep are woken by their event descriptor and their futexes"
-
-
-def stop(e: NDArray[np.int64]) -> None:
+def wake_all(e: Words) -> None:
     """Wake every thread of an engine whose E_STOP is set."""
-    from unpinned.compiled.libc import futex_wake
-
     os.eventfd_write(int(e[E.E_WAKE_FD]), 1)
-    for word in (E.E_WORK, E.E_PAUSED, E.E_PROGRESS, E.E_HALT):
-        e[E.E_WORK] += 1
+    for word in (E.E_WORK, E.E_PROGRESS):
+        e[word] += 1
+    for word in (E.E_WORK, E.E_PROGRESS, E.E_PAUSED, E.E_HALT):
         futex_wake(e.ctypes.data + 8 * word, 1 << 30)

@@ -1,27 +1,82 @@
-"""What all devices of a process share: one userfaultfd, the notifier thread, the list of devices.
+"""What all devices of a process share: one userfaultfd, the notifier thread, the list of devices, one control plane.
 
 A range can be watched by one userfaultfd only, so the process has one. It opens with the first device and closes with
 the last. After a fork the child has nothing of it: it closes the descriptors at once (a userfaultfd that lives on in a child
 would leave the parent's ``munmap`` asleep for the child's life) and starts afresh if it opens a device of its own.
+
+Rules of the control plane:
+
+* `control` guards what Python owns (free lists, counts of watched ranges). It is held for a few lines and never while
+  anything is waited for.
+* What is to go away is a `Departure`: steps that may be interrupted (Ctrl-C) and carried on by anybody. An explicit
+  close waits for it; a finalizer, which may run at any moment, only does what can be done at once, and nothing at all
+  inside `control`. What is left over is carried on by the next call of the control plane (`settle`).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import os
 import threading
-import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unpinned.host import engine_words as E
-from unpinned.host.lock import lock, unlock
+from unpinned.host.control import DONE, end_notifier, leave_device, serve_device
 from unpinned.host.notify import notify
 from unpinned.host.userfaultfd import Userfaultfd, notify_scratch
 
 if TYPE_CHECKING:
     from unpinned.host.device import Device
+
+control = threading.RLock()
+devices: dict[tuple[str, int], Device] = {}
+immortal: list[Any] = []
+"""What threads that did not end still look at: never freed."""
+
+_notifier: Notifier | None = None
+_departures: list[Departure] = []
+
+
+class Departure:
+    """Something on its way out. *leave*(wait) does what is left to do and says whether that was all; it may be
+    interrupted anywhere and called again, by one thread at a time.
+    """
+
+    def __init__(self, leave: Callable[[bool], bool]) -> None:
+        self._leave = leave
+        self._turn = threading.Lock()
+        self.done = False
+
+    def carry_on(self, wait: bool) -> None:
+        if not self._turn.acquire(blocking=wait):
+            return
+        try:
+            self.done = self.done or self._leave(wait)
+            if self.done:
+                with contextlib.suppress(ValueError):
+                    _departures.remove(self)
+        finally:
+            self._turn.release()
+
+
+def depart(leave: Callable[[bool], bool], wait: bool = True) -> None:
+    """Begin a departure; with *wait* it is complete on return."""
+    departure = Departure(leave)
+    _departures.append(departure)
+    if not control._is_owned():  # type: ignore[attr-defined]
+        departure.carry_on(wait)
+
+
+def settle() -> None:
+    """Carry on what finalizers began and could not end."""
+    if _departures and not control._is_owned():  # type: ignore[attr-defined]
+        for departure in list(_departures):
+            departure.carry_on(False)
 
 
 class Notifier:
@@ -30,9 +85,9 @@ class Notifier:
     def __init__(self) -> None:
         self.source: Userfaultfd | None = None
         self.refused = ""
-        self._thread: threading.Thread | None = None
         self.g = np.zeros(E.G_WORDS, np.int64)
         self._scratch = notify_scratch()
+        self._thread: threading.Thread | None = None
         try:
             self.source = Userfaultfd.open()
         except OSError as error:
@@ -45,41 +100,34 @@ class Notifier:
 
     def add(self, e: Any) -> None:
         """Apply events to the device of engine block ``e`` from now on."""
-        lock(self.g, E.G_LOCK)
-        self.g[E.G_DEVICES + self.g[E.G_COUNT]] = e.ctypes.data
-        self.g[E.G_COUNT] += 1
-        unlock(self.g, E.G_LOCK)
+        if serve_device(self.g, e.ctypes.data) != DONE:
+            raise OSError(errno.EMFILE, f"a process has at most {E.DEVICES_MAX} devices")
 
     def remove(self, e: Any) -> None:
         """Leave a device alone; on return the notifier does not look at it."""
-        lock(self.g, E.G_LOCK)
-        count = int(self.g[E.G_COUNT])
-        devices = self.g[E.G_DEVICES : E.G_DEVICES + count]
-        kept = devices[devices != e.ctypes.data].copy()
-        devices[: kept.size] = kept
-        self.g[E.G_COUNT] = kept.size
-        unlock(self.g, E.G_LOCK)
+        leave_device(self.g, e.ctypes.data)
 
     def close(self) -> None:
         """Unwatch everything, then end the thread: in that order, or an event could find no reader."""
-        if self.source is None:
+        source, self.source = self.source, None
+        if source is None:
             return
-        for start, end in list(self.source.watched):
-            self.source.forget(start, end)
-        self.source.close()  # wakes whoever still waits for an event
-        self.g[E.G_STOP] = 1
-        os.eventfd_write(int(self.g[E.G_WAKE_FD]), 1)
+        for start, end in list(source.watched):
+            source.forget(start, end)
+        source.fd = -1  # the kernel below closes it
+        if end_notifier(self.g):
+            immortal.append(self)
+            return
         if self._thread is not None:
             self._thread.join()
         os.close(int(self.g[E.G_WAKE_FD]))
-        self.source = None
 
     def forget(self) -> None:
         """In a forked child: close the descriptors, touch nothing else."""
-        if self.source is not None:
-            self.source.close()
+        source, self.source = self.source, None
+        if source is not None:
+            source.close()
             os.close(int(self.g[E.G_WAKE_FD]))
-            self.source = None
 
 
 def start_thread(name: str, kernel: Any, *arguments: Any) -> threading.Thread:
@@ -89,19 +137,8 @@ def start_thread(name: str, kernel: Any, *arguments: Any) -> threading.Thread:
     return thread
 
 
-_guard = threading.RLock()
-_notifier: Notifier | None = None
-devices: dict[str, Device] = {}
-_forks: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def guard() -> threading.RLock:
-    """The lock of the process's device list."""
-    return _guard
-
-
 def acquire_notifier() -> Notifier:
-    """The process's notifier, opened with its first device."""
+    """The process's notifier, opened with its first device. `control` is held."""
     global _notifier
     if _notifier is None:
         _notifier = Notifier()
@@ -111,21 +148,26 @@ def acquire_notifier() -> Notifier:
 def release_notifier() -> None:
     """Close the notifier when the last device has gone."""
     global _notifier
-    if _notifier is not None and not devices:
-        notifier, _notifier = _notifier, None
+    notifier = None
+    with control:
+        if not devices:
+            notifier, _notifier = _notifier, None
+    if notifier is not None:
         notifier.close()
 
 
 def shutdown() -> None:
     """Close every device. At interpreter exit, before daemon threads are frozen and arrays collected."""
-    with _guard:
-        for device in list(devices.values()):
-            device.shutdown()
+    for device in list(devices.values()):
+        device.shutdown()
+    settle()
 
 
 def _after_fork_in_child() -> None:
-    global _notifier, _guard
-    _guard = threading.RLock()
+    """The child has none of it: no thread, no registration. Objects it inherited are closed."""
+    global _notifier, control
+    control = threading.RLock()
+    _departures.clear()
     for device in list(devices.values()):
         device.forget()
     devices.clear()

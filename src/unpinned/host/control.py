@@ -1,0 +1,271 @@
+"""The control plane's steps under the device lock, each one kernel: taken, done and given back without the GIL.
+
+Nothing in Python may hold the device lock. The notifier needs it while the thread that called ``munmap`` sleeps, and that
+thread may hold the GIL; a Python signal handler or the garbage collector may run between any two bytecodes. So Python
+prepares (free lists and rings are its own, under `process.control`), and one call here publishes or retires.
+
+``s`` is the caller's scratch: what to write, laid out as each function says.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from unpinned.compiled import kernel
+from unpinned.compiled.atomics import load_acquire, store_release
+from unpinned.compiled.intrinsics import stack_words
+from unpinned.compiled.libc import eventfd_write, monotonic_ns, sys_call, sys_poll
+from unpinned.compiled.views import words_at
+from unpinned.hca import layout as L
+from unpinned.hca.parking import forget
+from unpinned.hca.qp import fail_qp, release_faults, set_inflight
+from unpinned.host import engine_words as E
+from unpinned.host.lock import halt, lock, resume, unlock
+from unpinned.host.notify import invalidate
+from unpinned.paging import layout as P
+from unpinned.paging.faults import fault_begin
+from unpinned.paging.regions import region_close, region_open
+
+SYS_CLOSE = 3 if platform.machine() == "x86_64" else 57
+DONE = 1
+NOT_NOW = 0
+
+
+@kernel
+def write_words(e, s):
+    """Write s[2] pairs (index, value), from s[3] on, into the device's block, if its word s[0] holds s[1] (s[0] < 0:
+    always). DONE or NOT_NOW.
+    """
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    lock(e, E.E_LOCK)
+    result = NOT_NOW
+    if s[0] < 0 or h[s[0]] == s[1]:
+        for i in range(s[2]):
+            h[s[3 + 2 * i]] = s[4 + 2 * i]
+        result = DONE
+    unlock(e, E.E_LOCK)
+    return result
+
+
+@kernel
+def install_qp(e, q, s):
+    """Publish the queue pair record ``s`` (QP_WORDS) at ``q``, except for its place in the ready ring."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    lock(e, E.E_LOCK)
+    for i in range(L.QP_WORDS):
+        if i != L.QP_QUEUED:  # its predecessor may still stand in the ring
+            h[q + i] = s[i]
+    h[L.H_QP_LIVE] = max(h[L.H_QP_LIVE], (q - h[L.H_QP_BASE]) // L.QP_WORDS + 1)
+    unlock(e, E.E_LOCK)
+    return DONE
+
+
+@kernel
+def kept(word):
+    """Does a reset leave the queue pair's word alone? Its number, queues and rings."""
+    return (
+        word == L.QP_NUMBER
+        or word == L.QP_PD
+        or (L.QP_SEND_CQ <= word and word <= L.QP_QUEUED)
+        or (L.QP_SQ_RING <= word and word <= L.QP_RQ_STRIDE)
+    )
+
+
+@kernel
+def reset_qp(e, q, state):
+    """Empty a queue pair and put it into ``state`` (RESET or FREE); NOT_NOW while a batch is between its copies and
+    its completions, which may refer to it.
+    """
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    lock(e, E.E_LOCK)
+    result = NOT_NOW
+    if h[L.H_ACT_COUNT] == 0 and h[L.H_TX_COUNT] == 0:
+        release_faults(h, p, q)
+        forget(h, q + L.QP_PEND_HEAD)
+        forget(h, q + L.QP_LAND_HEAD)
+        set_inflight(h, q, h[q + L.QP_UNA], h[q + L.QP_UNA])
+        for word in range(L.QP_WORDS):
+            if not kept(word):
+                h[q + word] = 0
+        h[q + L.QP_LAST_ID] = -1
+        for i in range(L.READ_RING):
+            h[q + L.QP_AT_PSN + i] = -1
+        h[q + L.QP_STATE] = state
+        if state == L.QPS_FREE:
+            h[q + L.QP_NUMBER] = 0
+        result = DONE
+    unlock(e, E.E_LOCK)
+    return result
+
+
+@kernel
+def break_qp(e, q):
+    """Put a queue pair into the error state and flush it; NOT_NOW as for `reset_qp`."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    lock(e, E.E_LOCK)
+    result = NOT_NOW
+    if h[L.H_ACT_COUNT] == 0 and h[L.H_TX_COUNT] == 0:
+        if h[q + L.QP_STATE] != L.QPS_ERR:
+            fail_qp(h, p, q, L.WC_WR_FLUSH_ERR)
+        result = DONE
+    unlock(e, E.E_LOCK)
+    return result
+
+
+@kernel
+def clear_cq(e, cq):
+    """Retire a completion queue that no queue pair uses any more."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    lock(e, E.E_LOCK)
+    if h[cq + L.CQ_EVENT]:
+        h[L.H_EVENTS] -= 1
+    for i in range(L.CQ_WORDS):
+        h[cq + i] = 0
+    unlock(e, E.E_LOCK)
+    return DONE
+
+
+@kernel
+def arm_cq(e, cq, how):
+    """Ask for an event at the next completion (1) or the next solicited one (2); asked for both, the first counts."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    lock(e, E.E_LOCK)
+    if h[cq + L.CQ_ARMED] != 1:
+        h[cq + L.CQ_ARMED] = how
+    unlock(e, E.E_LOCK)
+    return DONE
+
+
+# ---- regions -------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def open_region(e, mr, s):
+    """Open paging slot s[0] over [s[1], s[2]) with flags s[3] and publish region record s[4:] at ``mr``; a paging status."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    lock(e, E.E_LOCK)
+    result = region_open(p, s[0], s[1], s[2], s[3])
+    if result == P.DONE:
+        for i in range(L.MR_WORDS):
+            h[mr + i] = s[4 + i]
+        h[L.H_MR_LIVE] = max(h[L.H_MR_LIVE], (mr - h[L.H_MR_BASE]) // L.MR_WORDS + 1)
+    unlock(e, E.E_LOCK)
+    return result
+
+
+@kernel
+def revoke_regions(e, mr):
+    """No new copy and no new fault of region ``mr`` from here on (0: of any region); on return no copy is in flight."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    halt(e)
+    if mr:
+        h[mr + L.MR_STATE] = 2
+    else:
+        for i in range(h[L.H_MR_LIVE]):
+            record = h[L.H_MR_BASE] + i * L.MR_WORDS
+            if h[record + L.MR_STATE] == 1:
+                h[record + L.MR_STATE] = 2
+    resume(e)
+    return DONE
+
+
+@kernel
+def close_region(e, mr, slot, low, high):
+    """Forget everything about [low, high) of table addresses, and the region's records."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    halt(e)
+    invalidate(p, low, high, P.CAUSE_RELEASE, monotonic_ns())
+    region_close(p, slot)
+    for i in range(L.MR_WORDS):
+        h[mr + i] = 0
+    resume(e)
+    return DONE
+
+
+@kernel
+def faults_of(e, slot, low, high, prefetches):
+    """How many faults of a region that touch [low, high) have not ended; only ``prefetches`` if that is not 0."""
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    count = 0
+    lock(e, E.E_LOCK)
+    f = p[P.FAULTS]
+    for _ in range(p[P.FAULT_CAPACITY]):
+        under_way = p[f + P.FAULT_STATE] != P.FAULT_FREE and p[f + P.FAULT_STATE] < P.FAULT_DONE
+        if under_way and p[f + P.FAULT_REGION] == slot and p[f + P.FAULT_START] < high and low < p[f + P.FAULT_END]:
+            if prefetches == 0 or p[f + P.FAULT_TOKEN] < 0:
+                count += 1
+        f += P.FAULT_WORDS
+    unlock(e, E.E_LOCK)
+    return count
+
+
+@kernel
+def begin_faults(e, slot, low, high, want, limit):
+    """Begin up to ``limit`` faults with nobody waiting from ``low`` on; the address that was reached, or P.OUTSIDE."""
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    lock(e, E.E_LOCK)
+    at = low
+    begun = 0
+    now = monotonic_ns()
+    while at < high and begun < limit:
+        step = min(high - at, p[P.FAULT_MAX_BYTES])
+        result = fault_begin(p, at, at + step, want, P.NONE, slot, now)
+        if result < 0:
+            if result == P.OUTSIDE:
+                at = P.OUTSIDE
+            break
+        begun += 1
+        at += step
+    unlock(e, E.E_LOCK)
+    return at
+
+
+# ---- the notifier's list of devices ----------------------------------------------------------------------------------
+
+
+@kernel
+def serve_device(g, address):
+    """Apply events to the device whose engine block lies at ``address`` from now on; NOT_NOW when the list is full."""
+    lock(g, E.G_LOCK)
+    result = NOT_NOW
+    if g[E.G_COUNT] < E.DEVICES_MAX:
+        g[E.G_DEVICES + g[E.G_COUNT]] = address
+        g[E.G_COUNT] += 1
+        result = DONE
+    unlock(g, E.G_LOCK)
+    return result
+
+
+@kernel
+def leave_device(g, address):
+    """Leave a device alone; on return the notifier does not look at it."""
+    lock(g, E.G_LOCK)
+    stay = 0
+    for i in range(g[E.G_COUNT]):
+        if g[E.G_DEVICES + i] != address:
+            g[E.G_DEVICES + stay] = g[E.G_DEVICES + i]
+            stay += 1
+    g[E.G_COUNT] = stay
+    unlock(g, E.G_LOCK)
+    return DONE
+
+
+@kernel
+def end_notifier(g):
+    """Stop the notifier's thread and close its descriptor, which wakes whoever still waits for an event.
+
+    One step, because such a thread may hold the GIL. 0, or NOT done after about 5 s: the thread did not end.
+    """
+    store_release(g, E.G_STOP, 1)
+    eventfd_write(g[E.G_WAKE_FD], 1)
+    rounds = 0
+    nothing = stack_words(1)
+    while load_acquire(g, E.G_THREADS) > 0 and rounds < 5000:
+        sys_poll(nothing, 0, 1)
+        rounds += 1
+    sys_call(SYS_CLOSE, g[E.G_UFFD], 0, 0, 0, 0, 0)
+    return load_acquire(g, E.G_THREADS)

@@ -1,0 +1,33 @@
+"""RDMA verbs over the pageable device, with pyverbs' names, arguments and meanings.
+
+* `context`  Context, the attributes of device and port     * `cq`     CQ, CompChannel, WC
+* `pd`       PD                                              * `qp`     QP; its `attributes`, `states` and `batch`es
+* `mr`       MR, FileMR                                      * `wr`     SGE, SendWR, RecvWR
+* `addr`     GID, GlobalRoute, AHAttr                        * `enums`  IBV_*: also here, as in pyverbs.enums
+
+Beyond verbs: any buffer can be registered; completions and requests go in batches of NumPy records (`CQ.poll_into`,
+`QP.post_send_many`); `CQ.wait` sleeps; `CompChannel` can be awaited; `QP.connect` does what set-up code always does.
+
+Imports host and hca. Promises upward: errors are OSErrors with an errno and a text (TypeError for a wrong type); close is
+idempotent and cascades; the garbage collector, a fork, an exit or Ctrl-C at any moment leave no thread and no lock behind.
+"""
+
+from __future__ import annotations
+
+from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
+from unpinned.verbs.attributes import PeerInfo, QPAttr, QPCap, QPInitAttr
+from unpinned.verbs.context import Context, DeviceAttr, DeviceAttrEx, ODPCaps
+from unpinned.verbs.cq import CQ, WC, WC_DTYPE, CompChannel
+from unpinned.verbs.enums import *  # noqa: F403
+from unpinned.verbs.errors import ArgumentError, CompletionError, wc_status_to_str
+from unpinned.verbs.mr import MR, FileMR
+from unpinned.verbs.pd import PD
+from unpinned.verbs.port import PortAttr
+from unpinned.verbs.qp import QP
+from unpinned.verbs.wr import SGE, RecvWR, SendWR
+
+__all__ = [
+    "AHAttr", "ArgumentError", "CQ", "CompChannel", "CompletionError", "Context", "DeviceAttr", "DeviceAttrEx", "FileMR",
+    "GID", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr", "QPCap", "QPInitAttr", "RecvWR",
+    "SGE", "SendWR", "WC", "WC_DTYPE", "wc_status_to_str",
+]  # fmt: skip

@@ -1,0 +1,105 @@
+"""Addresses: a GID is an IPv6 address, or an IPv4 address as ::ffff:a.b.c.d."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from unpinned.host.udp import IPAddress, address_words
+from unpinned.verbs.errors import ArgumentError, integer
+
+
+class GID:
+    """A global identifier.
+
+    >>> GID("192.0.2.1").gid
+    '0000:0000:0000:0000:0000:ffff:c000:0201'
+    >>> GID("2001:db8::1") == GID(GID("2001:db8::1").raw)
+    True
+    """
+
+    __slots__ = ("_address",)
+
+    def __init__(self, val: str | bytes | IPAddress | GID | None = None) -> None:
+        self.gid = val if val is not None else "::"  # type: ignore[assignment]
+
+    @property
+    def gid(self) -> str:
+        """All 16 bytes in groups of four hexadecimal digits, as verbs' tools print them."""
+        return self._address.exploded
+
+    @gid.setter
+    def gid(self, val: str | bytes | IPAddress | GID) -> None:
+        if isinstance(val, GID):
+            self._address: ipaddress.IPv6Address = val._address
+            return
+        try:
+            parsed = ipaddress.ip_address(val)
+        except ValueError as error:
+            raise ArgumentError("gid", str(error)) from None
+        if isinstance(parsed, ipaddress.IPv4Address):
+            parsed = ipaddress.IPv6Address(b"\0" * 10 + b"\xff\xff" + parsed.packed)
+        self._address = parsed
+
+    @property
+    def raw(self) -> bytes:
+        """The 16 bytes in network order."""
+        return self._address.packed
+
+    @property
+    def address(self) -> IPAddress:
+        """As an address of the IP version that carries it."""
+        return self._address.ipv4_mapped or self._address
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """As the device's tables hold it."""
+        return address_words(self.address)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GID) and self._address == other._address
+
+    def __hash__(self) -> int:
+        return hash(self._address)
+
+    def __str__(self) -> str:
+        return self.gid
+
+    def __repr__(self) -> str:
+        return f"GID({str(self.address)!r})"
+
+
+@dataclass
+class GlobalRoute:
+    """The global routing part of an address: where to (``dgid``)."""
+
+    dgid: GID | None = None
+    flow_label: int = 0
+    sgid_index: int = 0
+    hop_limit: int = 1
+    traffic_class: int = 0
+
+
+@dataclass
+class AHAttr:
+    """The address of a peer. RoCE routes by GID only, so ``is_global`` must be 1 and ``gr`` given."""
+
+    dlid: int = 0
+    sl: int = 0
+    src_path_bits: int = 0
+    static_rate: int = 0
+    is_global: int = 0
+    port_num: int = 1
+    gr: GlobalRoute | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        integer("port_num", self.port_num, 1, 1)
+        if self.is_global and self.gr is None:
+            raise ArgumentError("gr", "a global address needs a GlobalRoute")
+
+    @property
+    def dgid(self) -> GID:
+        """The peer's GID. ArgumentError when there is none: RoCE needs one."""
+        if not self.is_global or self.gr is None or self.gr.dgid is None:
+            raise ArgumentError("ah_attr", "RoCE needs a global address: is_global=1, gr=GlobalRoute(dgid=...)")
+        return self.gr.dgid

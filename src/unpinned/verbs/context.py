@@ -1,0 +1,192 @@
+"""Context: an open device. The root of everything else; closing it closes all that was made from it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from unpinned.hca import layout as L
+from unpinned.host.device import REGIONS, Device, close_device, open_device
+from unpinned.host.udp import ROCE_PORT
+from unpinned.verbs import enums as e
+from unpinned.verbs.addr import GID
+from unpinned.verbs.errors import closed, integer
+from unpinned.verbs.port import PortAttr, path_mtu
+
+MAX_WR = 1 << 15
+MAX_CQE = 1 << 20
+
+
+class Resource:
+    """What contexts, domains, queues and regions have in common: closed once, by hand, by ``with``, or by the collector."""
+
+    def __init__(self) -> None:
+        self._children: weakref.WeakSet[Resource] = weakref.WeakSet()
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    def _release_with(self, release: Callable[..., object], *arguments: Any) -> None:
+        """What a close has to do at the end, called with ``wait`` last: True from `close`, False from the collector."""
+        self._finalizer = weakref.finalize(self, release, *arguments, False)
+        self._finalizer.atexit = False  # at exit the process closes its devices itself, in order
+        self._release = release, arguments
+
+    @property
+    def closed(self) -> bool:
+        return self._finalizer is None or not self._finalizer.alive
+
+    def close(self) -> None:
+        """Close what was made from this, then this. Idempotent."""
+        for child in list(self._children):
+            child.close()
+        if self._finalizer is not None and self._finalizer.detach():
+            release, arguments = self._release
+            release(*arguments, True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class DeviceAttr:
+    """What the device can do at most (ibv_device_attr)."""
+
+    fw_version: str = "0.1.0"
+    node_guid: int = 0
+    sys_image_guid: int = 0
+    max_mr_size: int = 1 << 47
+    page_size_cap: int = 0xFFFFFFFFFFFFF000
+    vendor_id: int = 0
+    vendor_part_id: int = 0
+    hw_ver: int = 0
+    max_qp: int = 0
+    max_qp_wr: int = MAX_WR
+    device_cap_flags: int = 0
+    max_sge: int = L.SGE_MAX
+    max_sge_rd: int = L.SGE_MAX
+    max_cq: int = 0
+    max_cqe: int = MAX_CQE
+    max_mr: int = REGIONS
+    max_pd: int = 1 << 31
+    max_qp_rd_atom: int = L.READ_RING
+    max_res_rd_atom: int = 0
+    max_qp_init_rd_atom: int = L.READ_RING
+    atomic_cap: int = e.IBV_ATOMIC_HCA
+    max_mw: int = 0
+    max_srq: int = 0
+    max_ah: int = 0
+    max_pkeys: int = 1
+    local_ca_ack_delay: int = 15
+    phys_port_cnt: int = 1
+
+    @property
+    def atomic_caps(self) -> int:
+        """pyverbs' name of ``atomic_cap``."""
+        return self.atomic_cap
+
+
+@dataclass(frozen=True)
+class ODPCaps:
+    """On-demand paging: what may touch memory that is not there."""
+
+    general_caps: int = e.IBV_ODP_SUPPORT | e.IBV_ODP_SUPPORT_IMPLICIT
+    rc_odp_caps: int = (
+        e.IBV_ODP_SUPPORT_SEND
+        | e.IBV_ODP_SUPPORT_RECV
+        | e.IBV_ODP_SUPPORT_WRITE
+        | e.IBV_ODP_SUPPORT_READ
+        | e.IBV_ODP_SUPPORT_ATOMIC
+    )
+    uc_odp_caps: int = 0
+    ud_odp_caps: int = 0
+    xrc_odp_caps: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceAttrEx:
+    """`DeviceAttr` and what came later (ibv_device_attr_ex)."""
+
+    orig_attr: DeviceAttr
+    odp_caps: ODPCaps = field(default_factory=ODPCaps)
+
+
+class Context(Resource):
+    """An open device on one address of this machine.
+
+    Args:
+        name: a device's name, as ``Context.name`` gives it, or an address: the same as *address*.
+        address: IPv4, IPv6 or a host name; None finds a free loopback address.
+        port: UDP port; RoCEv2's by default, and a peer of another make knows no other.
+
+    Contexts of one process on the same address share one device. OSError: EADDRINUSE when another process has the
+    address, EADDRNOTAVAIL when it is not this machine's.
+    """
+
+    def __init__(self, name: str | None = None, address: str | None = None, *, port: int = ROCE_PORT) -> None:
+        super().__init__()
+        wanted = address if address is not None else name
+        self._device = open_device(wanted.removeprefix(_PREFIX) if wanted else None, integer("port", port, 0, 65535))
+        self._release_with(_close, self._device)
+
+    @property
+    def device(self) -> Device:
+        """The device below. OSError ENODEV when this context is closed, or came with a fork."""
+        if self.closed or self._device.closed:
+            raise closed(f"context on {self._device.address}")
+        return self._device
+
+    @property
+    def name(self) -> str:
+        return f"{_PREFIX}{self._device.address}"
+
+    @property
+    def address(self) -> str:
+        """The device's IP address."""
+        return self._device.address
+
+    @property
+    def port(self) -> int:
+        """The device's UDP port."""
+        return self._device.port
+
+    @property
+    def num_comp_vectors(self) -> int:
+        return 1
+
+    def query_device(self) -> DeviceAttr:
+        h = self.device.h
+        guid = int.from_bytes(self.query_gid(1, 0).raw[8:], "big")
+        queues = int(h[L.H_QP_COUNT]) - 2
+        return DeviceAttr(node_guid=guid, sys_image_guid=guid, max_qp=queues, max_cq=int(h[L.H_CQ_COUNT]),
+                          max_res_rd_atom=queues * L.READ_RING)  # fmt: skip
+
+    def query_device_ex(self) -> DeviceAttrEx:
+        return DeviceAttrEx(self.query_device())
+
+    def query_port(self, port_num: int = 1) -> PortAttr:
+        integer("port_num", port_num, 1, 1)
+        return PortAttr(active_mtu=path_mtu(self.device.endpoint.address))
+
+    def query_gid(self, port_num: int = 1, index: int = 0) -> GID:
+        integer("port_num", port_num, 1, 1)
+        integer("index", index, 0, 0)
+        return GID(self.device.endpoint.address)
+
+    def counters(self) -> dict[str, int]:
+        """Every counter of the device, by name (an extension)."""
+        return self.device.counters()
+
+    def __repr__(self) -> str:
+        return f"<Context {self.name}{', closed' if self.closed else ''}>"
+
+
+_PREFIX = "unpinned-"
+
+
+def _close(device: Device, wait: bool) -> None:
+    close_device(device)

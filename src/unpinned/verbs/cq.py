@@ -1,0 +1,293 @@
+"""Completion queues, what they hold, and the channels that announce it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unpinned.hca import layout as L
+from unpinned.host import process
+from unpinned.host.device import WAIT_SLICE_NS, Device, Queue, poll
+from unpinned.verbs import enums as e
+from unpinned.verbs.context import MAX_CQE, Context, Resource
+from unpinned.verbs.errors import ArgumentError, CompletionError, closed, integer, wc_status_to_str
+from unpinned.verbs.wr import U64
+
+if TYPE_CHECKING:
+    import asyncio
+
+WC_DTYPE: Final = np.dtype(
+    [(name, "<i8") for name in ("wr_id", "status", "opcode", "byte_len", "qp_num", "imm_data", "wc_flags", "src_qp")]
+)
+"""A completion in a batch (`CQ.poll_into`). ``imm_data`` is the plain number, not in network order."""
+
+assert WC_DTYPE.itemsize == 8 * L.CQE_WORDS
+
+_WC_OPCODES = {
+    e.IBV_WC_SEND: "send", e.IBV_WC_RDMA_WRITE: "rdma-write", e.IBV_WC_RDMA_READ: "rdma-read", e.IBV_WC_COMP_SWAP: "comp-swap",
+    e.IBV_WC_FETCH_ADD: "fetch-add", e.IBV_WC_LOCAL_INV: "local-inv", e.IBV_WC_RECV: "recv",
+    e.IBV_WC_RECV_RDMA_WITH_IMM: "recv-rdma-with-imm",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class WC:
+    """A work completion. With another status than IBV_WC_SUCCESS only ``wr_id``, ``qp_num`` and ``vendor_err`` mean
+    anything besides, as in verbs. ``imm_data`` is in network byte order (`socket.ntohl`)."""
+
+    wr_id: int = 0
+    status: int = 0
+    opcode: int = 0
+    vendor_err: int = 0
+    byte_len: int = 0
+    qp_num: int = 0
+    src_qp: int = 0
+    imm_data: int = 0
+    wc_flags: int = 0
+    pkey_index: int = 0
+    slid: int = 0
+    sl: int = 0
+    dlid_path_bits: int = 0
+
+    @property
+    def invalidated_rkey(self) -> int:
+        """The key that the peer's SEND_WITH_INV revoked; shares its place with ``imm_data``, as in verbs."""
+        return self.imm_data
+
+    def check(self, what: str = "") -> WC:
+        """This, if it is a success; else a CompletionError whose text begins with *what* (an extension)."""
+        if self.status != e.IBV_WC_SUCCESS:
+            raise CompletionError(self.status, self.wr_id, what)
+        return self
+
+    def __str__(self) -> str:
+        kind = _WC_OPCODES.get(self.opcode, str(self.opcode))
+        return f"wr_id {self.wr_id}: {wc_status_to_str(self.status)} ({kind}, {self.byte_len} bytes, qp {self.qp_num:#x})"
+
+
+def _wc(record: list[int]) -> WC:
+    wr_id, status, opcode, length, qpn, imm, flags, src = record
+    wc = WC(wr_id & U64, status, opcode, 0, length, qpn, src, imm, flags)
+    if flags & e.IBV_WC_WITH_IMM:
+        wc.imm_data = socket.htonl(imm)
+    return wc
+
+
+class _Event:
+    """A channel's event descriptor: closed when the channel is, and no queue refers to it any more."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        self.queues = 0
+        device.descriptors.add(self.fd)
+
+    def close(self) -> bool:
+        if self.queues:
+            return False
+        fd, self.fd = self.fd, -1
+        if fd >= 0 and fd in self.device.descriptors:  # else a fork closed it
+            self.device.descriptors.discard(fd)
+            os.close(fd)
+        return True
+
+
+def _close_channel(event: _Event, wait: bool) -> None:
+    process.depart(lambda patient: event.close(), wait)
+
+
+def _close_cq(device: Device, queue: Queue, event: _Event | None, wait: bool) -> None:
+    device.destroy_cq(queue, wait, _Parting(event) if event else None)
+
+
+class _Parting:
+    """A queue lets go of its channel's descriptor, once."""
+
+    def __init__(self, event: _Event) -> None:
+        self.event: _Event | None = event
+
+    def __call__(self) -> None:
+        event, self.event = self.event, None
+        if event is not None:
+            event.queues -= 1
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class CompChannel(Resource):
+    """A completion channel: a file descriptor that becomes readable when an armed queue has a completion.
+
+    For select, poll and epoll it is a file object (``fileno``); in asyncio, ``cq = await channel``. Closing it closes its queues.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+        self._event = _Event(context.device)
+        self._release_with(_close_channel, self._event)
+        context._children.add(self)
+
+    def fileno(self) -> int:
+        """The event descriptor, non-blocking. ENODEV when the channel is closed, or came with a fork."""
+        if self.closed or self.context.closed or self.context._device.closed:
+            raise closed("completion channel")
+        return self._event.fd
+
+    @property
+    def fd(self) -> int:
+        return self.fileno()
+
+    def get_cq_event(self, expected_cq: CQ | None = None, timeout: float | None = None) -> CQ:
+        """Wait for the next event and take it; the queue it came from. `CQ.req_notify` asks for the next one after it.
+
+        OSError: ETIMEDOUT after *timeout* seconds, EINVAL when another queue than *expected_cq* had it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (cq := self._take()) is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, f"no completion event within {timeout} s")
+            # In slices: another thread may close the channel meanwhile.
+            select.select([self.fileno()], [], [], 0.5 if left is None else min(left, 0.5))
+        if expected_cq is not None and cq is not expected_cq:
+            raise OSError(errno.EINVAL, "expected_cq: the event came from another completion queue")
+        return cq
+
+    async def event(self) -> CQ:
+        """The next event, without blocking the loop; one task at a time."""
+        import asyncio  # late: it takes 50 ms
+
+        loop = asyncio.get_running_loop()
+        while (cq := self._take()) is None:
+            readable = loop.create_future()
+            fd = self.fileno()
+            loop.add_reader(fd, _resolve, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(fd)
+        return cq
+
+    def __await__(self) -> Generator[Any, None, CQ]:
+        return self.event().__await__()
+
+    def _take(self) -> CQ | None:
+        """Take an event: the queue it came from, or None when none waits."""
+        while True:
+            try:
+                os.eventfd_read(self.fileno())
+            except BlockingIOError:
+                return None
+            for cq in list(self._children):
+                if isinstance(cq, CQ) and cq._fired():
+                    return cq
+            # Else its queue was closed meanwhile, or armed twice: go on.
+
+
+class CQ(Resource):
+    """A completion queue.
+
+    Args:
+        context: the device.
+        cqe: entries at least; more completions than fit end the queue pairs that make them, so count the requests.
+        cq_context: anything; kept as ``cq_context``.
+        channel: where `req_notify` announces completions.
+        comp_vector: 0.
+    """
+
+    def __init__(
+        self, context: Context, cqe: int, cq_context: Any = None, channel: CompChannel | None = None, comp_vector: int = 0
+    ) -> None:
+        super().__init__()
+        integer("comp_vector", comp_vector, 0, 0)
+        self.context = context
+        self.cq_context = cq_context
+        self.comp_channel = channel
+        self._device = context.device
+        event = None
+        if channel is not None:
+            channel.fileno()
+            event = channel._event
+        self._queue = self._device.create_cq(integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1)
+        if event is not None:
+            event.queues += 1
+        self._armed = False
+        self._release_with(_close_cq, self._device, self._queue, event)
+        context._children.add(self)
+        if channel is not None:
+            channel._children.add(self)
+
+    @property
+    def cqe(self) -> int:
+        """Entries it holds."""
+        return self._queue.depth
+
+    def poll(self, num_entries: int = 1) -> tuple[int, list[WC]]:
+        """Take up to *num_entries* completions, without waiting: (how many, they)."""
+        return self._poll(num_entries, 0)
+
+    def wait(self, num_entries: int = 1, timeout: float | None = None) -> tuple[int, list[WC]]:
+        """As `poll`, but sleep until there is one, at most *timeout* seconds (an extension). (0, []) after that."""
+        return self._poll(num_entries, (1 << 62) if timeout is None else int(timeout * 1e9))
+
+    def _poll(self, num_entries: int, timeout_ns: int) -> tuple[int, list[WC]]:
+        count = integer("num_entries", num_entries, 0, MAX_CQE)
+        out = np.empty(count * L.CQE_WORDS, np.int64)
+        got = self._take(out, count, timeout_ns)
+        return got, [_wc(record) for record in out[: got * L.CQE_WORDS].reshape(got, L.CQE_WORDS).tolist()]
+
+    def poll_into(self, out: NDArray[Any], timeout: float = 0.0) -> int:
+        """Take completions into *out*, a contiguous array of WC_DTYPE (or int64 words); how many (the batch extension).
+
+        Sleeps at most *timeout* seconds for the first one.
+        """
+        words = out.view(np.int64).reshape(-1)
+        return self._take(words, words.size // L.CQE_WORDS, int(timeout * 1e9))
+
+    def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
+        device, queue = self._device, self._queue
+        while True:
+            if self.closed or device.closed:
+                raise closed("completion queue")
+            # In slices: Python's signal handlers run in between, and another thread may close the queue.
+            got = poll(device, queue.cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
+            timeout_ns -= WAIT_SLICE_NS
+            if got or timeout_ns <= 0:
+                return got
+
+    def req_notify(self, solicited_only: bool = False) -> None:
+        """Have the channel announce the next completion (or the next solicited or failed one). Completions that are there
+        already are not announced: poll once more after this."""
+        if self.comp_channel is None:
+            raise ArgumentError("channel", "the queue was made without one")
+        if self.closed:
+            raise closed("completion queue")
+        self._armed = True
+        self._device.arm_cq(self._queue, bool(solicited_only))
+
+    def ack_events(self, num_events: int) -> None:
+        """Nothing to do here: an event that was taken is acknowledged."""
+        integer("num_events", num_events, 0, 1 << 31)
+
+    def _fired(self) -> bool:
+        """Was the queue armed, and has its event been sent?"""
+        h, cq = self._device.h, self._queue.cq
+        if not self._armed or self.closed or h[cq + L.CQ_ARMED] or h[cq + L.CQ_EVENT]:
+            return False
+        self._armed = False
+        return True
+
+    def __repr__(self) -> str:
+        return f"<CQ of {self.cqe}{', closed' if self.closed else ''}>"

@@ -1,0 +1,93 @@
+"""Errors of verbs: OSErrors with an errno, and texts that name what was wrong.
+
+* `ArgumentError`    the caller broke the contract: EINVAL, and a ValueError; the text begins with the argument's name.
+* `unsupported`      EOPNOTSUPP, with the feature's name.
+* `CompletionError`  what a work completion said, for those who rather raise than look (`WC.check`).
+
+A wrong type is a TypeError.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+_STATUS: tuple[tuple[str, int], ...] = (
+    # verbs' text, and the errno that comes closest; the index is the status
+    ("success", 0),
+    ("local length error", errno.EMSGSIZE),
+    ("local QP operation error", errno.EINVAL),
+    ("local EE context operation error", errno.EINVAL),
+    ("local protection error", errno.EFAULT),
+    ("Work Request Flushed Error", errno.ECANCELED),
+    ("memory management operation error", errno.EINVAL),
+    ("bad response error", errno.EPROTO),
+    ("local access error", errno.EACCES),
+    ("remote invalid request error", errno.EBADMSG),
+    ("remote access error", errno.EACCES),
+    ("remote operation error", errno.EREMOTEIO),
+    ("transport retry counter exceeded", errno.ETIMEDOUT),
+    ("RNR retry counter exceeded", errno.ENOBUFS),
+    ("local RDD violation error", errno.EINVAL),
+    ("remote invalid RD request", errno.EBADMSG),
+    ("aborted error", errno.ECONNABORTED),
+    ("invalid EE context number", errno.EINVAL),
+    ("invalid EE context state", errno.EINVAL),
+    ("fatal error", errno.EIO),
+    ("response timeout error", errno.ETIMEDOUT),
+    ("general error", errno.EIO),
+    ("TM error", errno.EIO),
+    ("TM software rendezvous", errno.EIO),
+)
+
+
+class ArgumentError(OSError, ValueError):
+    """EINVAL: an argument is out of its range; the text names it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(errno.EINVAL, f"{name}: {problem}")
+
+
+class CompletionError(OSError):
+    """A work request failed; `status` is its IBV_WC_* and `wr_id` says which it was."""
+
+    def __init__(self, status: int, wr_id: int = 0, what: str = "") -> None:
+        self.status = status
+        self.wr_id = wr_id
+        text = wc_status_to_str(status)
+        super().__init__(status_errno(status), f"{what}: {text}" if what else text)
+
+
+def wc_status_to_str(status: int) -> str:
+    """The text of a work completion's status, as ibv_wc_status_str has it.
+
+    >>> wc_status_to_str(10)
+    'remote access error'
+    """
+    return _STATUS[status][0] if 0 <= status < len(_STATUS) else "unknown"
+
+
+def status_errno(status: int) -> int:
+    """The errno that stands for a work completion's status."""
+    return _STATUS[status][1] if 0 <= status < len(_STATUS) else errno.EIO
+
+
+def unsupported(feature: str) -> OSError:
+    """The error to raise for what verbs has and this device has not."""
+    return OSError(errno.EOPNOTSUPP, f"{feature}: not supported by this device")
+
+
+def closed(what: str) -> OSError:
+    """The error to raise for an object that was closed, or that came with a fork."""
+    return OSError(errno.ENODEV, f"the {what} is closed")
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """*value* as an int in [low, high]; TypeError or `ArgumentError` that begin with *name*."""
+    try:
+        number = value.__index__()
+    except AttributeError:
+        raise TypeError(f"{name}: an integer is needed, not {type(value).__name__}") from None
+    if not low <= number <= high:
+        raise ArgumentError(name, f"{number} is not between {low} and {high}")
+    return int(number)

@@ -1,0 +1,81 @@
+"""Memory of the application: where a buffer lies, and reading and writing an address without a signal."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unpinned.host.system import span
+from unpinned.verbs.errors import ArgumentError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_size_t), ("length", ctypes.c_size_t))
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A contiguous buffer: `owner` keeps its memory alive and in place."""
+
+    address: int
+    length: int
+    readonly: bool
+    owner: Any
+
+
+def buffer_of(source: Any) -> Buffer:
+    """Where the memory of *source* lies: an array, or whatever has the buffer protocol.
+
+    TypeError when it has no buffer, ArgumentError when it is not contiguous or holds Python objects.
+    """
+    if isinstance(source, np.ndarray):
+        return _of_array(source)
+    try:
+        view = memoryview(source)
+    except TypeError:
+        kind = type(source).__name__
+        raise TypeError(f"length_or_buffer: a length or a buffer is needed, not {kind}") from None
+    if not view.c_contiguous and not view.f_contiguous:
+        raise ArgumentError("length_or_buffer", "the buffer is not contiguous")
+    if view.nbytes == 0:
+        return Buffer(0, 0, view.readonly, view)
+    return Buffer(np.frombuffer(view.cast("B") if view.c_contiguous else view, np.uint8).ctypes.data,
+                  view.nbytes, view.readonly, view)  # fmt: skip
+
+
+def _of_array(array: np.ndarray) -> Buffer:
+    if array.dtype.hasobject:
+        raise ArgumentError("length_or_buffer", f"dtype {array.dtype} holds Python objects")
+    if not array.flags.c_contiguous and not array.flags.f_contiguous:
+        raise ArgumentError("length_or_buffer", "the array is not contiguous (np.ascontiguousarray copies it)")
+    return Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable, array)
+
+
+def _copy(call: str, address: int, local: int, length: int) -> None:
+    mine, theirs = _Iovec(local, length), _Iovec(address, length)
+    got = getattr(_libc, call)(os.getpid(), ctypes.byref(mine), ctypes.c_ulong(1), ctypes.byref(theirs), ctypes.c_ulong(1),
+                               ctypes.c_ulong(0))  # fmt: skip
+    if got != length:
+        code = ctypes.get_errno() if got < 0 else 14
+        raise OSError(code, f"{os.strerror(code)}: {span(address, length)}")
+
+
+def peek(address: int, length: int) -> bytes:
+    """*length* bytes at *address*; OSError EFAULT, and no signal, where they are not mapped."""
+    data = bytearray(length)
+    if length:
+        _copy("process_vm_readv", address, ctypes.addressof(ctypes.c_char.from_buffer(data)), length)
+    return bytes(data)
+
+
+def poke(address: int, data: Any) -> None:
+    """Write *data* at *address*; OSError EFAULT, and no signal, where that cannot be."""
+    source = buffer_of(data)
+    if source.length:
+        _copy("process_vm_writev", address, source.address, source.length)

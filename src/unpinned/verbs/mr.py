@@ -1,0 +1,209 @@
+"""Memory regions.
+
+* ``IBV_ACCESS_ON_DEMAND``: pages come and go as the process's page tables say; nothing is pinned. This is what the device is
+  for, and the default when no access flags are given.
+* Without it the region is pinned (mlock), as in verbs: RLIMIT_MEMLOCK is then the limit, and is named when it is hit.
+* ``implicit=True``: the whole address space, on demand. Its rkey opens all of the process's memory, so it is remotely
+  accessible only with ``unsafe=True`` besides.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from unpinned.host.device import Device, Region
+from unpinned.host.memory import Mapping, map_buffer, map_file
+from unpinned.host.owned import empty
+from unpinned.verbs import enums as e
+from unpinned.verbs.context import Resource
+from unpinned.verbs.errors import ArgumentError, closed, integer, unsupported
+from unpinned.verbs.memory import Buffer, buffer_of, peek, poke
+from unpinned.verbs.pd import PD
+
+REMOTE = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
+WRITING = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC
+_RIGHTS = WRITING | REMOTE
+_HINTS = e.IBV_ACCESS_HUGETLB | e.IBV_ACCESS_RELAXED_ORDERING | e.IBV_ACCESS_MW_BIND
+_DEFAULT = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_ON_DEMAND
+
+
+class MR(Resource):
+    """A memory region of *creator*.
+
+    Args:
+        creator: the protection domain.
+        length_or_buffer: bytes to allocate (memory that no stray copy can hit, see `unpinned.empty`), or a buffer: an
+            array, memoryview, bytearray, mmap, ... It is kept alive until the region is closed.
+        access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND.
+        address: register ``length_or_buffer`` bytes there instead of allocating; keeping them mapped is the caller's task.
+        implicit: the whole address space; the other arguments stay 0 and None.
+        unsafe: allow an implicit region to be remotely accessible.
+
+    OSError: EINVAL, EACCES (write access to a read-only buffer), EFAULT (nothing is mapped there), ENOMEM or EPERM
+    (RLIMIT_MEMLOCK).
+    """
+
+    def __init__(
+        self,
+        creator: PD,
+        length_or_buffer: Any = 0,
+        access: int | None = None,
+        address: int | None = None,
+        implicit: bool = False,
+        *,
+        unsafe: bool = False,
+    ) -> None:
+        if implicit:
+            if _is_buffer(length_or_buffer) or length_or_buffer or address:
+                raise ArgumentError("implicit", "the region is the whole address space: no length, buffer or address")
+            flags = _check_access(_DEFAULT if access is None else access)
+            if not flags & e.IBV_ACCESS_ON_DEMAND:
+                raise ArgumentError("access", "an implicit region needs IBV_ACCESS_ON_DEMAND")
+            if flags & REMOTE and not unsafe:
+                raise ArgumentError("unsafe", "a remotely accessible implicit region opens all memory of the process to "
+                                    "the peer: it needs unsafe=True")  # fmt: skip
+            self._open(creator, flags, None)
+            return
+        buffer = _buffer(length_or_buffer, address, bool((access or 0) & e.IBV_ACCESS_HUGETLB))
+        if access is None:
+            access = e.IBV_ACCESS_ON_DEMAND if buffer.readonly else _DEFAULT
+        flags = _check_access(access)
+        if buffer.readonly and flags & WRITING:
+            raise PermissionError(13, "access: the buffer is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
+        self._open(creator, flags, map_buffer(buffer.address, buffer.length, bool(flags & WRITING), buffer.owner))
+
+    def _open(self, pd: PD, access: int, mapping: Mapping | None) -> None:
+        super().__init__()
+        self.access = access
+        self.on_demand = bool(access & e.IBV_ACCESS_ON_DEMAND)
+        device = pd.device
+        if mapping is None:
+            self.region = device.register_implicit(pd=pd.handle, access=access & _RIGHTS)
+        else:
+            self.region = device.register(mapping, pd=pd.handle, access=access & _RIGHTS, pinned=not self.on_demand)
+        self._release_with(_close, device, self.region)
+        self.pd = pd
+        pd._children.add(self)
+
+    @property
+    def lkey(self) -> int:
+        """The key for SGEs."""
+        return self.region.key
+
+    @property
+    def rkey(self) -> int:
+        """The key for the peer; random, and the same number as ``lkey``."""
+        return self.region.key
+
+    @property
+    def buf(self) -> int:
+        """The address of the region's first byte."""
+        return self.region.start
+
+    @property
+    def length(self) -> int:
+        return self.region.length
+
+    @property
+    def handle(self) -> int:
+        return self.region.slot
+
+    @property
+    def unnotified(self) -> str:
+        """Why the device does not hear of unmapping and the like in this region ("": it does, or need not). It then
+        relies on errors at each copy, and on the region's own life cycle."""
+        return self.region.unnotified
+
+    @property
+    def kind(self) -> str:
+        """How its memory is reached: owned, alias, foreign or file (see `unpinned.host.memory`), or implicit."""
+        return self.region.mapping.kind.value if self.region.mapping is not None else "implicit"
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Page faults, pages brought in, invalidations by cause, ... since the region was opened."""
+        self._check()
+        return self.region.counters()
+
+    def resident_bytes(self) -> int:
+        """Bytes of the region that are in memory now."""
+        self._check()
+        return self.region.resident_bytes()
+
+    def covers(self, addr: int, length: int) -> bool:
+        """Does [addr, addr + length) lie in the region?"""
+        return self.buf <= addr and length >= 0 and addr + length <= self.buf + self.length
+
+    def read(self, length: int, offset: int = 0) -> bytes:
+        """Bytes [offset, offset + length) of the region. EFAULT where its memory is gone."""
+        self._check()
+        integer("offset", offset, 0, self.length)
+        return peek(self.buf + offset, integer("length", length, 0, self.length - offset))
+
+    def write(self, data: Any, length: int | None = None, offset: int = 0) -> None:
+        """Write *data* (text: as UTF-8), or its first *length* bytes, at *offset*. EFAULT where the memory is gone."""
+        self._check()
+        view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+        size = integer("length", view.nbytes if length is None else length, 0, view.nbytes)
+        integer("offset", offset, 0, self.length)
+        if size > self.length - offset:
+            raise ArgumentError("length", f"{size} bytes at {offset} do not fit the region's {self.length}")
+        poke(self.buf + offset, view[:size])
+
+    def _check(self) -> None:
+        if self.closed or self.region.device.closed:
+            raise closed("memory region")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.length} bytes at {self.buf:#x}, {self.kind}{', closed' if self.closed else ''}>"
+
+
+class FileMR(MR):
+    """A region over a file, through a mapping of the device's own: nothing is read, and nothing that the application does to
+    its own mappings can disturb it (an extension; verbs' next of kin is DmaBufMR).
+
+    Args:
+        creator: the protection domain.
+        path: a regular file.
+        access: IBV_ACCESS_*; None: ON_DEMAND, for reading.
+        offset, length: which bytes; to the file's present end by default.
+
+    A file that shrinks later gives errors at the copies. ``read`` and ``write`` work on the file's bytes.
+    """
+
+    def __init__(
+        self, creator: PD, path: str | os.PathLike[str], access: int | None = None, offset: int = 0, length: int | None = None
+    ) -> None:
+        flags = _check_access(e.IBV_ACCESS_ON_DEMAND if access is None else access)
+        self._open(creator, flags, map_file(path, bool(flags & WRITING), offset, length))
+
+
+def _is_buffer(value: Any) -> bool:
+    return not hasattr(value, "__index__") or hasattr(value, "__array_interface__")  # an array may have both
+
+
+def _buffer(source: Any, address: int | None, huge: bool) -> Buffer:
+    if _is_buffer(source):
+        if address is not None:
+            raise ArgumentError("address", "a buffer has its own address")
+        return buffer_of(source)
+    length = integer("length_or_buffer", source, 1, 1 << 47)
+    if address is not None:
+        return Buffer(integer("address", address, 1, (1 << 47) - length), length, False, None)
+    array = empty(length, "u1", huge=huge)
+    return Buffer(array.ctypes.data, length, False, array)
+
+
+def _check_access(access: int) -> int:
+    flags = integer("access", access, 0, 0xFFFFFFFF)
+    if flags & (e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC) and not flags & e.IBV_ACCESS_LOCAL_WRITE:
+        raise ArgumentError("access", "REMOTE_WRITE and REMOTE_ATOMIC need IBV_ACCESS_LOCAL_WRITE")
+    unknown = flags & ~(_RIGHTS | _HINTS | e.IBV_ACCESS_ON_DEMAND)
+    if unknown:
+        raise unsupported(f"access {unknown:#x}")
+    return flags
+
+
+def _close(device: Device, region: Region, wait: bool) -> None:
+    device.deregister(region, wait)

@@ -1,0 +1,341 @@
+"""Queue pairs: reliable connections (RC)."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import secrets
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unpinned.hca import layout as L
+from unpinned.hca import setup
+from unpinned.host import device as host
+from unpinned.host.owned import empty
+from unpinned.verbs import batch, states
+from unpinned.verbs import enums as e
+from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
+from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
+from unpinned.verbs.context import Resource
+from unpinned.verbs.errors import ArgumentError, closed
+from unpinned.verbs.memory import peek
+from unpinned.verbs.mr import MR
+from unpinned.verbs.pd import PD
+from unpinned.verbs.port import MTU_BYTES, path_mtu
+from unpinned.verbs.wr import RecvWR, SendWR, signed
+
+_QP_ACCESS = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
+_INLINE_OPCODES = {
+    e.IBV_WR_SEND, e.IBV_WR_SEND_WITH_IMM, e.IBV_WR_SEND_WITH_INV, e.IBV_WR_RDMA_WRITE, e.IBV_WR_RDMA_WRITE_WITH_IMM,
+}  # fmt: skip
+_RECEIVING = (L.QPS_INIT, L.QPS_RTR, L.QPS_RTS, L.QPS_ERR)
+
+
+class QP(Resource):
+    """A queue pair of *creator*, in RESET; with *qp_attr* in INIT.
+
+    OSError: EOPNOTSUPP for another type than RC and for a shared receive queue, ENOMEM when the device is full.
+    """
+
+    def __init__(self, creator: PD, init_attr: QPInitAttr, qp_attr: QPAttr | None = None) -> None:
+        super().__init__()
+        check_init(init_attr)
+        cap = init_attr.cap
+        assert init_attr.scq is not None and init_attr.rcq is not None
+        self.pd, self.scq, self.rcq = creator, init_attr.scq, init_attr.rcq
+        self.qp_context = init_attr.qp_context
+        self._device = creator.device
+        for name, cq in (("scq", self.scq), ("rcq", self.rcq)):
+            if cq.closed:
+                raise closed(f"{name} of the queue pair")
+            if cq._device is not self._device:
+                raise ArgumentError(name, "the queue is of another device")
+        self._pair = self._device.create_qp(
+            pd=creator.handle, send_cq=self.scq._queue, recv_cq=self.rcq._queue, sends=cap.max_send_wr, recvs=cap.max_recv_wr,
+            send_sges=cap.max_send_sge, recv_sges=cap.max_recv_sge, sig_all=bool(init_attr.sq_sig_all),
+        )  # fmt: skip
+        self._q = self._pair.q
+        self._release_with(_close, self._device, self._pair)
+        self._init_attr = init_attr
+        self._attr = QPAttr(qp_state=e.IBV_QPS_RESET, sq_psn=secrets.randbits(24))
+        self._inline: tuple[NDArray[np.uint8], MR] | None = None
+        h = self._device.h
+        self._stride = int(h[self._q + L.QP_SQ_STRIDE])
+        self._recv_stride = int(h[self._q + L.QP_RQ_STRIDE])
+        cap.max_send_wr, cap.max_recv_wr = int(h[self._q + L.QP_SQ_MASK]) + 1, int(h[self._q + L.QP_RQ_MASK]) + 1
+        self._cap = dataclasses.replace(cap)
+        for parent in (creator, self.scq, self.rcq):
+            parent._children.add(self)
+        if qp_attr is not None:
+            self.to_init(qp_attr)
+
+    # ---- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> host.Device:
+        """The device below; ENODEV when the queue pair is closed, or came with a fork."""
+        if self.closed or self._device.closed:
+            raise closed("queue pair")
+        return self._device
+
+    @property
+    def qp_num(self) -> int:
+        return self._pair.number
+
+    @property
+    def qp_type(self) -> int:
+        return e.IBV_QPT_RC
+
+    @property
+    def qp_state(self) -> int:
+        return int(self.device.h[self._q + L.QP_STATE])
+
+    @property
+    def state(self) -> str:
+        """The state's name: "RESET", "INIT", "RTR", "RTS" or "ERR"."""
+        return states.STATES[self.qp_state]
+
+    @property
+    def max_inline_data(self) -> int:
+        return self._cap.max_inline_data
+
+    def query(self, attr_mask: int = 0) -> tuple[QPAttr, QPInitAttr]:
+        """All attributes as they are now (whatever *attr_mask*), and those it was made with."""
+        state = self.qp_state
+        return dataclasses.replace(self._attr, qp_state=state, cur_qp_state=state, cap=self._cap), self._init_attr
+
+    def to_init(self, qp_attr: QPAttr) -> None:
+        """RESET -> INIT."""
+        self._go(qp_attr, e.IBV_QPS_INIT, states.TO_INIT)
+
+    def to_rtr(self, qp_attr: QPAttr) -> None:
+        """To RTR, by INIT if need be."""
+        if self.qp_state != e.IBV_QPS_INIT:
+            self.to_init(qp_attr)
+        self._go(qp_attr, e.IBV_QPS_RTR, states.TO_RTR)
+
+    def to_rts(self, qp_attr: QPAttr) -> None:
+        """To RTS, by INIT and RTR if need be."""
+        if self.qp_state != e.IBV_QPS_RTR:
+            self.to_rtr(qp_attr)
+        self._go(qp_attr, e.IBV_QPS_RTS, states.TO_RTS)
+
+    def _go(self, qp_attr: QPAttr, state: int, mask: int) -> None:
+        qp_attr.qp_state = state
+        self.modify(qp_attr, mask)
+
+    def modify(self, qp_attr: QPAttr, comp_mask: int) -> None:
+        """Change the attributes that *comp_mask* names (IBV_QP_*).
+
+        OSError: EINVAL with the transition and what is missing or too much, or with the attribute that is out of its range.
+        """
+        if not isinstance(qp_attr, QPAttr):
+            raise TypeError(f"qp_attr: a QPAttr is needed, not {type(qp_attr).__name__}")
+        qp_attr.check()
+        state = self.qp_state
+        new = qp_attr.qp_state if comp_mask & e.IBV_QP_STATE else state
+        if comp_mask & e.IBV_QP_CUR_STATE and qp_attr.cur_qp_state != state:
+            raise ArgumentError("cur_qp_state", f"the queue pair is in {states.STATES[state]}")
+        states.check(self.qp_num, state, new, comp_mask)
+        if new == e.IBV_QPS_RESET:
+            self.device.reset_qp(self._pair)
+        elif new == e.IBV_QPS_ERR:
+            self.device.to_error(self._pair)
+        elif not self._change(qp_attr, state, new, comp_mask):
+            raise OSError(errno.EINVAL, f"{self._name}: it left {states.STATES[state]} meanwhile")
+        self._remember(qp_attr, comp_mask)
+
+    def _change(self, attr: QPAttr, state: int, new: int, mask: int) -> bool:
+        if (state, new) == (e.IBV_QPS_INIT, e.IBV_QPS_RTR):
+            access = attr.qp_access_flags if mask & e.IBV_QP_ACCESS_FLAGS else self._attr.qp_access_flags
+            return self.device.to_rtr(self._pair, self._path(attr, access))
+        words: dict[int, int] = {}
+        if mask & e.IBV_QP_ACCESS_FLAGS:
+            words[L.QP_ACCESS] = attr.qp_access_flags & _QP_ACCESS
+        if mask & e.IBV_QP_MIN_RNR_TIMER:
+            words[L.QP_MIN_RNR] = attr.min_rnr_timer
+        if (state, new) == (e.IBV_QPS_RTR, e.IBV_QPS_RTS):
+            words[L.QP_PARK_NS] = park_ns(attr.timeout, self._attr.peer_unpinned)
+            sending = setup.Sending(attr.sq_psn, attr.timeout, attr.retry_cnt, attr.rnr_retry, attr.max_rd_atomic)
+            return self.device.to_rts(self._pair, sending, words)
+        return self.device.change_qp(self._pair, state, {L.QP_STATE: new, **words})
+
+    def _path(self, attr: QPAttr, access: int) -> setup.Path:
+        gid = attr.ah_attr.dgid
+        local = self._device.endpoint.address
+        if gid.address.version != local.version:
+            raise ArgumentError("ah_attr", f"{gid.address} cannot be reached from {local}")
+        carried = path_mtu(local)
+        if attr.path_mtu > carried:
+            text = f"path_mtu {MTU_BYTES[attr.path_mtu]} does not fit the interface of {local}: lowered to {MTU_BYTES[carried]}"
+            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=5)
+            attr.path_mtu = carried
+        high, low = gid.words
+        return setup.Path(
+            dest_qpn=attr.dest_qp_num, peer_hi=high, peer_lo=low, rq_psn=attr.rq_psn, mtu=MTU_BYTES[attr.path_mtu],
+            port=attr.dest_port, min_rnr_timer=attr.min_rnr_timer, max_dest_rd_atomic=attr.max_dest_rd_atomic,
+            access=access & _QP_ACCESS, park_ns=park_ns(attr.timeout, attr.peer_unpinned),
+        )  # fmt: skip
+
+    def _remember(self, attr: QPAttr, mask: int) -> None:
+        """Keep what was set, for `query`."""
+        for name, bit in ATTRIBUTE_BITS.items():
+            if mask & bit:
+                setattr(self._attr, name, getattr(attr, name))
+
+    # ---- connecting, the short way -----------------------------------------------------------------------------------
+
+    @property
+    def psn(self) -> int:
+        """The PSN this queue pair sends first when `connect` sets it up: random."""
+        return self._attr.sq_psn
+
+    def info(self, timeout: int = 14) -> PeerInfo:
+        """What to tell the peer's `connect`."""
+        endpoint = self.device.endpoint
+        return PeerInfo(GID(endpoint.address).gid, endpoint.port, self.qp_num, self.psn, path_mtu(endpoint.address), timeout)
+
+    def connect(
+        self, peer: PeerInfo, access: int = 0, *, mtu: int = e.IBV_MTU_4096, timeout: int = 14, **attributes: Any
+    ) -> None:
+        """To RTS with *peer* (an extension): the smaller MTU of both, the peer's PSN, ours as `info` told it.
+
+        Args:
+            access: what the peer may do (IBV_ACCESS_REMOTE_*).
+            mtu: largest IBV_MTU_* wanted.
+            timeout: as told in `info`.
+            attributes: any other of `QPAttr`.
+        """
+        endpoint = self.device.endpoint
+        attr = QPAttr(
+            path_mtu=min(mtu, peer.mtu, path_mtu(endpoint.address)), rq_psn=peer.psn, sq_psn=self.psn, dest_qp_num=peer.qpn,
+            qp_access_flags=access, timeout=min(timeout, peer.timeout) if peer.unpinned else timeout, dest_port=peer.port,
+            peer_unpinned=peer.unpinned, ah_attr=AHAttr(is_global=1, gr=GlobalRoute(dgid=GID(peer.gid))), **attributes,
+        )  # fmt: skip
+        self.to_rts(attr)
+
+    # ---- work ------------------------------------------------------------------------------------------------------
+
+    def post_send(self, wr: SendWR, bad_wr: SendWR | None = None) -> None:
+        """Post a send request, and what follows it by ``next_wr``.
+
+        OSError: EINVAL in a state that takes none, ENOMEM when the queue is full. *bad_wr* then becomes the first request
+        that was not posted.
+        """
+        device = self._ready("post_send", (L.QPS_RTS, L.QPS_ERR))
+        current: SendWR | None = wr
+        while current is not None:
+            try:
+                self._check_send(current)
+                words = self._inlined(current) if current.send_flags & e.IBV_SEND_INLINE else current._words
+                if not host.post(device, self._q, words, 1, False):
+                    raise OSError(errno.ENOMEM, f"{self._name}: the send queue is full ({self._cap.max_send_wr})")
+            except OSError:
+                if bad_wr is not None:
+                    bad_wr.become(current)
+                raise
+            current = current.next_wr
+
+    def _ready(self, what: str, takes: tuple[int, ...]) -> host.Device:
+        """The device, if the queue pair is in a state that takes requests."""
+        device = self.device
+        if device.h[self._q + L.QP_STATE] not in takes:
+            raise OSError(errno.EINVAL, f"{self._name}: {what} in {self.state}")
+        return device
+
+    @property
+    def _name(self) -> str:
+        return f"queue pair {self.qp_num:#x}"
+
+    def _check_send(self, wr: SendWR) -> None:
+        if not isinstance(wr, SendWR):
+            raise TypeError(f"wr: a SendWR is needed, not {type(wr).__name__}")
+        if wr.num_sge > self._cap.max_send_sge:
+            raise ArgumentError("num_sge", f"{wr.num_sge}, the queue pair takes {self._cap.max_send_sge}")
+        wr.check()
+
+    def _inlined(self, wr: SendWR) -> NDArray[np.int64]:
+        """The request with its payload copied to memory of the queue pair's own: the caller's is free at once."""
+        length = int(wr._words[L.W_LENGTH])
+        if length > self._cap.max_inline_data:
+            most = self._cap.max_inline_data
+            raise ArgumentError("send_flags", f"IBV_SEND_INLINE of {length} bytes, max_inline_data is {most}")
+        if wr.opcode not in _INLINE_OPCODES:
+            raise ArgumentError("send_flags", "IBV_SEND_INLINE is for SEND and RDMA WRITE")
+        words = wr._words.copy()
+        words[L.W_FLAGS] &= ~e.IBV_SEND_INLINE
+        if not length:
+            return words
+        if self._inline is None:
+            size = (self._cap.max_inline_data + 63) & -64
+            store = empty((self._cap.max_send_wr, size), np.uint8)
+            self._inline = store, MR(self.pd, store, e.IBV_ACCESS_ON_DEMAND)
+        store, mr = self._inline
+        # A ring's entry is free when its request has completed, and so is the place beside it.
+        row = store[int(self._device.h[self._q + L.QP_SQ_TAIL]) % self._cap.max_send_wr]
+        row[:length] = np.frombuffer(b"".join(peek(piece.addr, piece.length) for piece in wr._sg), np.uint8)
+        words[L.W_NSGE] = 1
+        words[L.W_SGE : L.W_SGE + L.SGE_WORDS] = (signed(row.ctypes.data), length, mr.lkey)
+        return words
+
+    def post_recv(self, wr: RecvWR, bad_wr: RecvWR | None = None) -> None:
+        """Post a receive request, and what follows it by ``next_wr``. Errors as for `post_send`."""
+        device = self._ready("post_recv", _RECEIVING)
+        current: RecvWR | None = wr
+        while current is not None:
+            try:
+                if not isinstance(current, RecvWR):
+                    raise TypeError(f"wr: a RecvWR is needed, not {type(current).__name__}")
+                if current.num_sge > self._cap.max_recv_sge:
+                    raise ArgumentError("num_sge", f"{current.num_sge}, the queue pair takes {self._cap.max_recv_sge}")
+                if not host.post(device, self._q, current._words, 1, True):
+                    raise OSError(errno.ENOMEM, f"{self._name}: the receive queue is full ({self._cap.max_recv_wr})")
+            except OSError:
+                if bad_wr is not None:
+                    bad_wr.become(current)
+                raise
+            current = current.next_wr
+
+    # ---- batches (extensions) ----------------------------------------------------------------------------------------
+
+    @property
+    def send_dtype(self) -> np.dtype[Any]:
+        """A send request of this queue pair as a record, for `post_send_many`.
+
+        Fields: wr_id, opcode, flags, length (written by the post), remote_addr, rkey, imm (the plain number, or the key to
+        invalidate), compare_add, swap, num_sge, and sge (addr, length, lkey; as many as max_send_sge).
+        """
+        return batch.send_dtype(self._cap.max_send_sge, self._stride)
+
+    @property
+    def recv_dtype(self) -> np.dtype[Any]:
+        """A receive request as a record, for `post_recv_many`: wr_id, length (written), num_sge, sge (addr, length, lkey)."""
+        return batch.recv_dtype(self._cap.max_recv_sge, self._recv_stride)
+
+    def post_send_many(self, wrs: NDArray[Any], count: int | None = None) -> int:
+        """Post the first *count* (all) of *wrs*, a contiguous array of `send_dtype`; how many the queue took.
+
+        One call for thousands: records are checked as columns, and copied by the device.
+        OSError: EINVAL or EOPNOTSUPP for a record that cannot be posted; none is then.
+        """
+        device = self._ready("post_send_many", (L.QPS_RTS, L.QPS_ERR))
+        rows = batch.rows_of(wrs, count, self._stride)
+        batch.check_sends(rows, self._cap.max_send_sge)
+        return host.post(device, self._q, rows.reshape(-1), len(rows), False)
+
+    def post_recv_many(self, wrs: NDArray[Any], count: int | None = None) -> int:
+        """Post the first *count* (all) of *wrs*, a contiguous array of `recv_dtype`; how many the queue took."""
+        device = self._ready("post_recv_many", _RECEIVING)
+        rows = batch.rows_of(wrs, count, self._recv_stride)
+        batch.check_receives(rows, self._cap.max_recv_sge)
+        return host.post(device, self._q, rows.reshape(-1), len(rows), True)
+
+    def __repr__(self) -> str:
+        return f"<QP {self.qp_num:#x}, {'closed' if self.closed else self.state}>"
+
+
+def _close(device: host.Device, pair: host.QueuePair, wait: bool) -> None:
+    device.destroy_qp(pair, wait)
