@@ -123,13 +123,6 @@ def move_line(target: int, source: int) -> int:
     return copy_bytes(target, source, 64)
 
 
-move_line_past = move_line
-
-
-def fence() -> int:
-    return 0
-
-
 def fill_bytes(target: int, value: int, length: int) -> int:
     ctypes.memset(int(target), int(value) & 0xFF, int(length))
     return 0

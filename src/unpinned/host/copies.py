@@ -19,7 +19,7 @@ import numpy as np
 
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import compare_exchange, compare_exchange_at, fetch_add, fetch_add_at
-from unpinned.compiled.copying import copy_ahead, copy_past, fence
+from unpinned.compiled.copying import copy_ahead
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import EFAULT, monotonic_ns, sys_process_vm_readv, sys_process_vm_writev
 from unpinned.host import layout as L
@@ -31,11 +31,10 @@ ECANCELED = 125
 _QP = 0xFFFFFFFF
 
 
-def copy_scratch(stream: bool = False) -> Words:
-    """Scratch for `execute`, of one thread of this process. *stream*: see COPY_STREAM in layout."""
+def copy_scratch() -> Words:
+    """Scratch for `execute`, of one thread of this process."""
     s = np.zeros(L.COPY_WORDS, np.int64)
     s[L.COPY_PID] = os.getpid()
-    s[L.COPY_STREAM] = stream
     return s
 
 
@@ -64,8 +63,6 @@ def execute(p: Block, b: Arena, s: Words) -> int:
                     failed += lost
                     after = d  # come back for those that the failure kept from being copied
         d = after
-    if s[L.COPY_STREAM]:
-        fence()
     spent = monotonic_ns() - since
     if spent > L.SLOW_NS:
         s[L.COPY_SLOW] += 1
@@ -99,8 +96,6 @@ def _direct(p: Block, b: Arena, s: Words, d: int) -> None:
     local = address_of(b) + p[d + P.DMA_OFFSET]
     if p[d + P.DMA_OP] == P.OP_READ:
         copy_ahead(local, va, length)
-    elif s[L.COPY_STREAM]:
-        copy_past(va, local, length)
     else:
         copy_ahead(va, local, length)
     s[L.COPY_DIRECT_BYTES] += length

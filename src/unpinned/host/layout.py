@@ -19,7 +19,6 @@ PAGE_MASK: Final = ~(PAGE - 1)
 
 # ---- copies (`copies.execute`) ---------------------------------------------------------------------------------
 COPY_PID: Final = 0  # whose memory process_vm touches: this process
-COPY_STREAM: Final = 1  # 1: direct writes of whole pages bypass the cache (non-temporal stores)
 COPY_CALLS: Final = 2  # process_vm calls made, ever
 COPY_BYTES: Final = 3  # bytes they copied, ever
 COPY_DIRECT_BYTES: Final = 4  # bytes copied without a system call, ever

@@ -213,7 +213,7 @@ def _end_is_fixed(vma: Vma, file_end: int, alias_end: int) -> bool:
         return False
     if vma.name == "/dev/zero (deleted)" or vma.name.startswith("/SYSV"):
         # Nobody can truncate it, but a mapping may have been grown past it.
-        return populate(alias_end - system.PAGE, alias_end, False) == 0
+        return populate(alias_end - system.PAGE, alias_end, 0) == 0
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             status = os.fstat(int(fd))
