@@ -6,6 +6,7 @@
 * `userfaultfd`  the notifier's source: what the process does to its own mappings.
 * `vmas`         what the kernel says about an address range (/proc/self/maps).
 * `memory`       how a buffer or a file is reached: owned, aliased, foreign or a file's own mapping.
+* `owned`        arrays on sealed memory of our own, mapped twice; `system` the calls below, `ranges` what is counted.
 * `udp`          the socket; `datagrams` its kernels.
 * `capabilities` what this kernel and container allow, tried out.
 * `engine`       the threads that drive paging and hca.

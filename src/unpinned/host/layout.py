@@ -6,6 +6,7 @@ kernel) and keeps it alive; kernels put raw addresses of it into what they hand 
 
 from __future__ import annotations
 
+import mmap
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.int64]
 Arena = NDArray[np.uint8]
 
-PAGE: Final = 4096
+PAGE: Final = mmap.PAGESIZE
 PAGE_MASK: Final = ~(PAGE - 1)
 
 # ---- copies (`copies.execute`) ---------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def _scan_pages(base: int, end: int, s: Words) -> int:
 
 
 @kernel
-def populate(start: int, end: int, write: bool) -> int:
+def populate(start: int, end: int, write: int) -> int:
     """Bring in the pages of [start, end), for writing where *write*; 0 or errno. Sleeps as long as that takes.
 
     EFAULT: a hole, a page past the end of its file, or *write* where writing is not allowed.
@@ -170,7 +170,7 @@ def populate(start: int, end: int, write: bool) -> int:
 
 
 @kernel
-def _touch(base: int, end: int, write: bool) -> int:
+def _touch(base: int, end: int, write: int) -> int:
     """`populate` for Linux before 5.14: a byte of each page, by process_vm. Where *write*, the kernel readies the page
     for writing and then finds nothing at address 0 to write: the page's bytes stay as they are."""
     cell = stack_words(5)
