@@ -32,7 +32,6 @@ import llvmlite
 import llvmlite.binding
 import numba
 from numba.core import config
-from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 PACKAGE = "unpinned"
@@ -157,68 +156,50 @@ def _locate(name: str, top: Path) -> str | None:
     return None
 
 
-class _Locator:
-    """What numba asks about the place of a cache."""
+class KernelCache:
+    """Where one kernel is kept: a file for each signature and form. Numba's dispatcher asks it, and ours.
 
-    def __init__(self, function: Callable[..., Any], path: str) -> None:
-        self._py_file = path
-        self._lineno = function.__code__.co_firstlineno
-        self._folder = root() / source_key(function.__module__, path)
-
-    @classmethod
-    def from_function(cls, function: Callable[..., Any], path: str) -> _Locator:
-        return cls(function, path)
-
-    def get_cache_path(self) -> str:
-        return str(self._folder)
-
-    def ensure_cache_path(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def get_source_stamp(self) -> int:
-        return 0  # the folder's name says it all
-
-    def get_disambiguator(self) -> str:
-        return str(self._lineno)
-
-
-class _OneFileEach:
-    """A file a signature: two processes that save at once cannot mix up an index, for there is none."""
-
-    def __init__(self, folder: str, base: str) -> None:
-        self._prefix = Path(folder) / base
-
-    def _path(self, key: object) -> Path:
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        return self._prefix.with_name(f"{self._prefix.name}.{digest}.nbc")
-
-    def load(self, key: object) -> Any:
-        try:
-            return pickle.loads(self._path(key).read_bytes())
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return None
-
-    def save(self, key: object, data: object) -> None:
-        path = self._path(key)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_bytes(dumps(data))
-        aside.replace(path)
-
-    def flush(self) -> None:
-        for path in self._prefix.parent.glob(f"{self._prefix.name}.*.nbc"):
-            path.unlink(missing_ok=True)
-
-
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's function cache with our folder and our file per signature."""
-
-    _impl_class = type("_Impl", (FunctionCache._impl_class,), {"_locator_classes": [_Locator]})
+    A file a signature: two processes that save at once cannot mix up an index, for there is none.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._cache_file = _OneFileEach(self._cache_path, self._impl.filename_base)
+        path = function.__code__.co_filename
+        self.key = source_key(function.__module__, path)
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        which = f"{function.__qualname__} {function.__code__.co_firstlineno} {function.__code__.co_code.hex()}"
+        digest = hashlib.sha256(f"{self.key} {which}".encode() + (dumps(cells) if cells else b""))
+        self.identity = digest.hexdigest()[:16]
+        """Names the function among all versions of all functions."""
+        self.cache_path = str(root() / self.key)
+        self._base = f"{function.__name__}-{function.__code__.co_firstlineno}"
 
     @staticmethod
     def possible(function: Callable[..., Any]) -> bool:
         """Does *function* come from a file?"""
         return os.path.isfile(function.__code__.co_filename)
+
+    def place(self, arguments: tuple[Any, ...], form: str) -> str:
+        """Path below the root for this signature; *form* is the kind of thing that is kept."""
+        digest = hashlib.sha256(f"{self.identity} {arguments}".encode()).hexdigest()[:16]
+        return f"{self.key}/{self._base}.{digest}.{form}.nbc"
+
+    def flush(self) -> None:
+        for path in Path(self.cache_path).glob(f"{self._base}.*"):
+            path.unlink(missing_ok=True)
+
+
+def load(place: str) -> Any:
+    """What was saved at *place* (a path below the root); None if that is nothing, or damaged."""
+    try:
+        return pickle.loads((root() / place).read_bytes())
+    except (OSError, EOFError, pickle.UnpicklingError):
+        return None
+
+
+def save(place: str, data: object) -> None:
+    """Keep *data* at *place*: whoever reads at the same time sees the old or the new, whole."""
+    path = root() / place
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    aside.write_bytes(dumps(data))
+    aside.replace(path)

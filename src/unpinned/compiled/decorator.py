@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 from numba.core import config
-
-from unpinned.compiled.cache import KernelCache
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,8 +23,11 @@ def kernel(function: F) -> F:
     """
     if INTERPRETED:
         return function
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
-    if KernelCache.possible(function):
-        # The attribute that numba's own `cache=True` sets; ours differs in where and under what key it keeps.
-        dispatcher._cache = KernelCache(function)
-    return dispatcher  # type: ignore[no-any-return]
+    from unpinned.compiled import dispatcher, linking
+
+    if linking.SUPPORTED:
+        return dispatcher.Kernel(function)
+    warnings.warn(
+        f"numba {numba.__version__} is unknown here: kernels compile slowly, every time", RuntimeWarning, stacklevel=2
+    )
+    return numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]

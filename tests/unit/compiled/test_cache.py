@@ -91,14 +91,17 @@ def test_a_damaged_file_is_compiled_again(house: Path) -> None:
     assert call(house) == ["22", "1"]
 
 
-def test_two_that_save_at_once_keep_both(tmp_path: Path) -> None:
-    one, other = (cache._OneFileEach(str(tmp_path), "module.function") for _ in range(2))
-    assert one.load(("int64",)) is None
-    one.save(("int64",), "whole")
-    other.save(("float64",), "real")
-    assert one.load(("float64",)) == "real" and other.load(("int64",)) == "whole"
-    one.flush()
-    assert other.load(("int64",)) is None and list(tmp_path.iterdir()) == []
+def test_two_signatures_are_two_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is shared between them that two processes could swap; whoever reads sees all or nothing."""
+    monkeypatch.setattr(cache, "root", lambda: tmp_path)
+    kept = cache.KernelCache(cache.source_key)
+    one, other = kept.place(("int64",), "part"), kept.place(("float64",), "part")
+    assert cache.load(one) is None
+    cache.save(one, "whole")
+    cache.save(other, "real")
+    assert cache.load(one) == "whole" and cache.load(other) == "real"
+    kept.flush()
+    assert cache.load(other) is None and list((tmp_path / kept.key).iterdir()) == []
 
 
 # --- what a module depends on ------------------------------------------------------------
