@@ -220,6 +220,10 @@ class RemoteArray:
 
     # ---- common ----------------------------------------------------------------------------------------------------
 
+    def selected_shape(self, index: Any) -> tuple[int, ...]:
+        """The shape that ``array[index]`` has."""
+        return self._select(index).shape
+
     def _select(self, index: Any) -> Selection:
         return select(index, self.shape, self._array.strides, self.itemsize)
 

@@ -2,7 +2,7 @@
 
 A *part* of a selection goes through one slot of the lane's staging buffer: its blocks land there side by side (neighbours as
 one request, near neighbours with their gaps, see `pieces`) and are copied to where they belong; or the other way round. While
-one slot is copied the other is on the wire. A long result that is contiguous lands in place instead, without staging.
+one slot is copied the other is on the wire. What is long and contiguous goes straight from or to its place instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from unpinned.verbs.enums import (
 )
 
 DIRECT_BYTES = 8 << 20
-"""A contiguous result at least this long is registered and read in place; below, registering costs more than a copy."""
+"""Contiguous memory at least this long is registered and used in place; below, registering costs more than a copy."""
 DIRECT_RUN_BYTES = 64 << 10
 """... if its blocks are this long: short ones are quicker through the cache-hot staging buffer."""
 BLOCKS_MAX = 1 << 15
@@ -50,8 +50,8 @@ class Unit:
 
 def read(lane: Lane, array: Description, selection: Selection, landing: NDArray[Any], progress: Progress | None = None) -> None:
     """Read what is selected into *landing*, whose shape is the selection's counts."""
-    if selection.nbytes >= DIRECT_BYTES and landing.flags.c_contiguous and selection.run()[0] >= DIRECT_RUN_BYTES:
-        _read_in_place(lane, array, selection, landing, progress)
+    if _lies_well(selection, landing):
+        _move_in_place(lane, IBV_WR_RDMA_READ, array, selection, landing, progress)
         return
     landing = _plain(landing)
     under_way: deque[tuple[Unit, Batch, NDArray[np.uint8]]] = deque()
@@ -109,17 +109,22 @@ def _land(
         progress(part.nbytes)
 
 
-def _read_in_place(
-    lane: Lane, array: Description, selection: Selection, landing: NDArray[Any], progress: Progress | None
+def _lies_well(selection: Selection, here: NDArray[Any]) -> bool:
+    """Whether the device may as well use the caller's memory itself."""
+    return selection.nbytes >= DIRECT_BYTES and here.flags.c_contiguous and selection.run()[0] >= DIRECT_RUN_BYTES
+
+
+def _move_in_place(
+    lane: Lane, opcode: int, array: Description, selection: Selection, here: NDArray[Any], progress: Progress | None
 ) -> None:
-    raw = landing.reshape(-1).view(np.uint8)
+    raw = here.reshape(-1).view(np.uint8)
     under_way: deque[Batch] = deque()
-    with MR(lane.pd, raw) as region:  # once it is closed nothing lands there, whatever is still on its way
+    with MR(lane.pd, raw) as region:  # once it is closed nothing touches it, whatever is still on its way
         at = region.buf
         for _, part in selection.parts(4 * SLOT_BYTES, BLOCKS_MAX):
             pieces = cut(join(*part.blocks()), SLOT_BYTES // 8)
             remote = pieces.remote + array.address
-            batch = Batch(IBV_WR_RDMA_READ, remote, array.rkey, pieces.local + at, region.lkey, pieces.length)
+            batch = Batch(opcode, remote, array.rkey, pieces.local + at, region.lkey, pieces.length)
             under_way.append(lane.submit(batch))
             at += part.nbytes
             if len(under_way) > SLOTS:
@@ -142,6 +147,9 @@ def write(lane: Lane, array: Description, selection: Selection, values: NDArray[
     if keep:
         values = values[keep]
     same = values.dtype == array.dtype
+    if same and _lies_well(selection, values):
+        _move_in_place(lane, IBV_WR_RDMA_WRITE, array, selection, values, progress)
+        return
     if same:
         values = _plain(values)
     under_way: deque[tuple[Batch, int]] = deque()
