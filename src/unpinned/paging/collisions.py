@@ -33,23 +33,35 @@ def is_active(p: Block, start: int, end: int) -> bool:
 
 
 @kernel
-def flush_owed(p: Block, start: int, end: int) -> int:
-    """Where the flush of ``[start, end)`` stands: FLUSH_OWED if a deferral waits for one, else FLUSH_RUNNING, else
-    FLUSH_NONE.
-    """
-    seen = 0
+def _flush_among(p, at, count, words, flush, start, end):
+    """The most urgent flush among `count` records of which the range is in words 1 and 2 and the flush in word `flush`."""
     running = P.FLUSH_NONE
-    at = p[P.DEFERRALS]
-    while seen < p[P.DEFERRAL_COUNT]:
-        state = p[at + P.DEFERRAL_FLUSH]
-        if state:
+    seen = 0
+    while seen < count:
+        if p[at]:
             seen += 1
-            if state != P.FLUSH_OVER and p[at + P.DEFERRAL_START] < end and start < p[at + P.DEFERRAL_END]:
+            state = p[at + flush]
+            if (state == P.FLUSH_OWED or state == P.FLUSH_RUNNING) and p[at + 1] < end and start < p[at + 2]:
                 if state == P.FLUSH_OWED:
                     return state
-                running = P.FLUSH_RUNNING
-        at += P.DEFERRAL_WORDS
+                running = state
+        at += words
     return running
+
+
+@kernel
+def flush_owed(p: Block, start: int, end: int) -> int:
+    """Where the flush of ``[start, end)`` stands: FLUSH_OWED if a record waits for one, else FLUSH_RUNNING, else FLUSH_NONE.
+
+    Besides deferrals, an invalidation that still waits for its flush counts: its entries are gone from the table, and
+    for one that overlaps it that is no proof that the device has forgotten them.
+    """
+    count = p[P.DEFERRAL_COUNT]
+    owed = _flush_among(p, p[P.DEFERRALS], count, P.DEFERRAL_WORDS, P.DEFERRAL_FLUSH, start, end)
+    if owed != P.FLUSH_OWED and p[P.TLB]:
+        active = _flush_among(p, p[P.ACTIVE], p[P.ACTIVE_COUNT], P.ACTIVE_WORDS, P.ACTIVE_FLUSH, start, end)
+        owed = active if active else owed
+    return owed
 
 
 @kernel

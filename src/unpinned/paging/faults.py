@@ -108,9 +108,11 @@ def _read_ahead(p, region, start, end):
     """How far a fault over ``[start, end)`` goes: further, and twice as far each time, as long as it continues the
     one before.
     """
+    if p[P.READ_AHEAD_BYTES] == 0:
+        return end  # and nothing is remembered: the model has fewer states
     at = p[P.REGIONS] + region * P.REGION_WORDS
     page = (1 << p[P.PAGE_SHIFT]) - 1
-    if start == p[at + P.REGION_NEXT] and p[P.READ_AHEAD_BYTES] > 0:
+    if start == p[at + P.REGION_NEXT]:
         window = min(p[P.READ_AHEAD_BYTES], max(2 * p[at + P.REGION_WINDOW], end - start))
         limit = min((p[at + P.REGION_END] + page) & ~page, start + p[P.FAULT_MAX_BYTES])
         ahead = max(end, min(end + window, limit))
