@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import secrets
@@ -35,6 +36,7 @@ from unpinned.host.pagemap import close_scratch, resident, scan_scratch
 from unpinned.host.udp import ROCE_PORT, address_words, open_endpoint, parse_address, udp_scratch
 from unpinned.host.workers import work
 from unpinned.paging import layout as P
+from unpinned.paging.causes import Cause
 from unpinned.wire.icrc import SOLVER_WORDS
 
 Words = NDArray[np.int64]
@@ -66,9 +68,8 @@ class Region:
     _gone: int = 0  # how far `Device.deregister` came
 
     def counters(self) -> dict[str, int]:
-        """The region's page-fault and invalidation counters, by name; arrays (by cause) are summed."""
-        record = P.view(self.device.p, "counters")[self.slot]
-        return {name: int(record[name].sum()) for name in record.dtype.names or ()}
+        """The region's page-fault and invalidation counters, by name."""
+        return named(P.view(self.device.p, "counters")[self.slot])
 
     def resident_bytes(self) -> int:
         """Bytes of the region whose pages are in memory, as the device's mapping sees them."""
@@ -457,8 +458,7 @@ class Device:
     def counters(self) -> dict[str, int]:
         """Every counter of the device, by name; packets dropped are counted by reason (``bad_*``)."""
         made = {name: int(self.h[word]) for name, word in L.COUNTERS.items()}
-        totals = P.view(self.p, "totals")
-        made |= {f"paging_{name}": int(totals[name].sum()) for name in totals.dtype.names or ()}
+        made |= {f"paging_{name}": value for name, value in named(P.view(self.p, "totals")[0]).items()}
         made["slow_copies"] = int(self._scratch[1][H.COPY_SLOW])
         return made | {"halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
 
@@ -517,13 +517,20 @@ class Device:
 
     def forget(self) -> None:
         """In a forked child: close the descriptors; threads, lock and blocks belong to the parent."""
-        self.closed = True
+        self.closed = self._ended = True
         self.regions.clear()
         self._close_descriptors()
         for fd in self.descriptors:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self.descriptors.clear()
+
+
+def named(record: Any) -> dict[str, int]:
+    """A record of paging's counters: name -> value; of the invalidations the sum, and each cause that occurred."""
+    made = {name: int(record[name].sum()) for name in record.dtype.names}
+    causes = zip(Cause, record["invalidations"].tolist())
+    return made | {f"invalidations_{cause.name.lower()}": count for cause, count in causes if count}
 
 
 def depth(entries: int) -> int:
@@ -546,9 +553,7 @@ def open_device(address: str | None = None, port: int = ROCE_PORT) -> Device:
     Raises:
         OSError: the address is taken by another process, or is not ours.
     """
-    from unpinned.compiled.build import ensure
-
-    ensure()
+    _compile()
     process.settle()
     with process.control:
         if address is not None:
@@ -560,6 +565,13 @@ def open_device(address: str | None = None, port: int = ROCE_PORT) -> Device:
         device.references = 1
         process.devices[device.address, device.port] = device
         return device
+
+
+@functools.cache
+def _compile() -> None:
+    from unpinned.compiled.build import ensure
+
+    ensure()
 
 
 def close_device(device: Device) -> None:

@@ -130,8 +130,9 @@ class PeerInfo:
 
 ATTRIBUTE_BITS = {
     "qp_access_flags": e.IBV_QP_ACCESS_FLAGS, "pkey_index": e.IBV_QP_PKEY_INDEX, "port_num": e.IBV_QP_PORT,
-    "ah_attr": e.IBV_QP_AV, "path_mtu": e.IBV_QP_PATH_MTU, "dest_qp_num": e.IBV_QP_DEST_QPN, "rq_psn": e.IBV_QP_RQ_PSN, "sq_psn": e.IBV_QP_SQ_PSN,
-    "max_dest_rd_atomic": e.IBV_QP_MAX_DEST_RD_ATOMIC, "min_rnr_timer": e.IBV_QP_MIN_RNR_TIMER, "timeout": e.IBV_QP_TIMEOUT,
+    "ah_attr": e.IBV_QP_AV, "path_mtu": e.IBV_QP_PATH_MTU, "dest_qp_num": e.IBV_QP_DEST_QPN,
+    "rq_psn": e.IBV_QP_RQ_PSN, "sq_psn": e.IBV_QP_SQ_PSN, "max_dest_rd_atomic": e.IBV_QP_MAX_DEST_RD_ATOMIC,
+    "min_rnr_timer": e.IBV_QP_MIN_RNR_TIMER, "timeout": e.IBV_QP_TIMEOUT,
     "retry_cnt": e.IBV_QP_RETRY_CNT, "rnr_retry": e.IBV_QP_RNR_RETRY, "max_rd_atomic": e.IBV_QP_MAX_QP_RD_ATOMIC,
     "peer_unpinned": e.IBV_QP_AV, "dest_port": e.IBV_QP_AV,
 }  # fmt: skip

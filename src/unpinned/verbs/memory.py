@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unpinned.host.system import span
 from unpinned.verbs.errors import ArgumentError
 
+_AT_ONCE = 1 << 30  # the kernel stops short of 2 GiB
 _libc = ctypes.CDLL(None, use_errno=True)
+for _name in ("process_vm_readv", "process_vm_writev"):
+    getattr(_libc, _name).restype = ctypes.c_ssize_t
 
 
 class _Iovec(ctypes.Structure):
@@ -45,11 +50,11 @@ def buffer_of(source: Any) -> Buffer:
         raise ArgumentError("length_or_buffer", "the buffer is not contiguous")
     if view.nbytes == 0:
         return Buffer(0, 0, view.readonly, view)
-    return Buffer(np.frombuffer(view.cast("B") if view.c_contiguous else view, np.uint8).ctypes.data,
-                  view.nbytes, view.readonly, view)  # fmt: skip
+    flat = np.frombuffer(view.cast("B"), np.uint8) if view.c_contiguous else np.asarray(view)
+    return Buffer(flat.ctypes.data, view.nbytes, view.readonly, view)
 
 
-def _of_array(array: np.ndarray) -> Buffer:
+def _of_array(array: NDArray[Any]) -> Buffer:
     if array.dtype.hasobject:
         raise ArgumentError("length_or_buffer", f"dtype {array.dtype} holds Python objects")
     if not array.flags.c_contiguous and not array.flags.f_contiguous:
@@ -58,12 +63,16 @@ def _of_array(array: np.ndarray) -> Buffer:
 
 
 def _copy(call: str, address: int, local: int, length: int) -> None:
-    mine, theirs = _Iovec(local, length), _Iovec(address, length)
-    got = getattr(_libc, call)(os.getpid(), ctypes.byref(mine), ctypes.c_ulong(1), ctypes.byref(theirs), ctypes.c_ulong(1),
-                               ctypes.c_ulong(0))  # fmt: skip
-    if got != length:
-        code = ctypes.get_errno() if got < 0 else 14
-        raise OSError(code, f"{os.strerror(code)}: {span(address, length)}")
+    done = 0
+    while done < length:
+        size = min(length - done, _AT_ONCE)
+        mine, theirs = _Iovec(local + done, size), _Iovec(address + done, size)
+        one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
+        got = getattr(_libc, call)(os.getpid(), ctypes.byref(mine), one, ctypes.byref(theirs), one, none)
+        if got <= 0:
+            code = ctypes.get_errno() or errno.EFAULT
+            raise OSError(code, f"{os.strerror(code)}: {span(address, length)}")
+        done += got
 
 
 def peek(address: int, length: int) -> bytes:

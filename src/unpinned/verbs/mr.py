@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -34,7 +35,8 @@ class MR(Resource):
     Args:
         creator: the protection domain.
         length_or_buffer: bytes to allocate (memory that no stray copy can hit, see `unpinned.empty`), or a buffer: an
-            array, memoryview, bytearray, mmap, ... It is kept alive until the region is closed.
+            array, memoryview, bytearray, mmap, ... It is kept alive until the region is closed. Or a
+            `unpinned.host.memory.Mapping`, which the region then owns.
         access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND.
         address: register ``length_or_buffer`` bytes there instead of allocating; keeping them mapped is the caller's task.
         implicit: the whole address space; the other arguments stay 0 and None.
@@ -65,19 +67,31 @@ class MR(Resource):
                                     "the peer: it needs unsafe=True")  # fmt: skip
             self._open(creator, flags, None)
             return
+        if isinstance(length_or_buffer, Mapping):
+            writable = length_or_buffer.writable
+            flags = _check_access((_DEFAULT if writable else e.IBV_ACCESS_ON_DEMAND) if access is None else access)
+            if flags & WRITING and not writable:
+                raise PermissionError(errno.EACCES, "access: the mapping is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
+            self._open(creator, flags, length_or_buffer)
+            return
         buffer = _buffer(length_or_buffer, address, bool((access or 0) & e.IBV_ACCESS_HUGETLB))
         if access is None:
             access = e.IBV_ACCESS_ON_DEMAND if buffer.readonly else _DEFAULT
         flags = _check_access(access)
         if buffer.readonly and flags & WRITING:
-            raise PermissionError(13, "access: the buffer is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
+            raise PermissionError(errno.EACCES, "access: the buffer is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
         self._open(creator, flags, map_buffer(buffer.address, buffer.length, bool(flags & WRITING), buffer.owner))
 
     def _open(self, pd: PD, access: int, mapping: Mapping | None) -> None:
         super().__init__()
         self.access = access
         self.on_demand = bool(access & e.IBV_ACCESS_ON_DEMAND)
-        device = pd.device
+        try:
+            device = pd.device
+        except OSError:
+            if mapping is not None:
+                mapping.close()
+            raise
         if mapping is None:
             self.region = device.register_implicit(pd=pd.handle, access=access & _RIGHTS)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ class PD(Resource):
         pieces = [(self._region_of(i, piece), piece) for i, piece in enumerate(sg_list)]
         for mr, _ in pieces:
             if write and not mr.access & e.IBV_ACCESS_LOCAL_WRITE:
-                raise PermissionError(1, f"sg_list: region {mr.lkey:#x} may not be written")
+                raise PermissionError(errno.EPERM, f"sg_list: region {mr.lkey:#x} may not be written")
         for mr, piece in pieces:
             if piece.length and mr.on_demand:
                 resident_only = advice == e.IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT
@@ -61,7 +62,7 @@ class PD(Resource):
     def _region_of(self, index: int, piece: SGE) -> MR:
         mr = next((mr for mr in list(self._children) if getattr(mr, "lkey", None) == piece.lkey and not mr.closed), None)
         if mr is None:
-            raise FileNotFoundError(2, f"sg_list[{index}]: no region of this domain has lkey {piece.lkey:#x}")
+            raise FileNotFoundError(errno.ENOENT, f"sg_list[{index}]: no region of this domain has lkey {piece.lkey:#x}")
         found: MR = mr  # type: ignore[assignment]
         if not found.covers(piece.addr, piece.length):
             raise ArgumentError(f"sg_list[{index}]", f"{piece} is not inside its region")

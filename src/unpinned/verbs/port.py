@@ -48,8 +48,16 @@ class PortAttr:
 
 def path_mtu(address: IPAddress) -> int:
     """The largest IBV_MTU_* whose packets fit the frames of the interface that has *address*."""
-    headers = (_IPV6 if address.version == 6 else _IPV4) + _UDP + BTH_BYTES + _EXTENSIONS + _ICRC
-    room = interface_mtu(address) - headers
+    return largest_mtu(interface_mtu(address), address.version)
+
+
+def largest_mtu(frame_bytes: int, ip_version: int) -> int:
+    """The largest IBV_MTU_* that fits IP packets of *frame_bytes* with all its headers; IBV_MTU_256 when none does.
+
+    >>> largest_mtu(1500, 4)
+    3
+    """
+    room = frame_bytes - (_IPV6 if ip_version == 6 else _IPV4) - _UDP - BTH_BYTES - _EXTENSIONS - _ICRC
     return max((code for code, size in MTU_BYTES.items() if size <= room), default=e.IBV_MTU_256)
 
 

@@ -123,6 +123,10 @@ class QP(Resource):
             self.to_rtr(qp_attr)
         self._go(qp_attr, e.IBV_QPS_RTS, states.TO_RTS)
 
+    def to_error(self) -> None:
+        """To ERR: everything posted completes, with IBV_WC_WR_FLUSH_ERR, and no memory is touched any more."""
+        self.modify(dataclasses.replace(self._attr, qp_state=e.IBV_QPS_ERR), e.IBV_QP_STATE)
+
     def _go(self, qp_attr: QPAttr, state: int, mask: int) -> None:
         qp_attr.qp_state = state
         self.modify(qp_attr, mask)

@@ -1,0 +1,133 @@
+"""Completion channels: a descriptor, an awaitable; and waits that sleep."""
+
+import asyncio
+import errno
+import select
+import threading
+import time
+
+import pytest
+
+from support.verbs import PATIENCE, End, connect, pair
+from unpinned import verbs as v
+
+pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
+
+
+@pytest.fixture
+def ends(no_leaks):
+    with pair(channel=True) as found:
+        yield found
+
+
+def test_an_armed_queue_makes_the_descriptor_readable_once(ends):
+    a, b = ends
+    channel = b.cq.comp_channel
+    b.receive(0, 8, wr_id=1)
+    b.receive(0, 8, wr_id=2)
+    assert not select.select([channel], [], [], 0)[0]
+    b.cq.req_notify()
+    a.send(0, 8)
+    assert select.select([channel], [], [], PATIENCE)[0]
+    assert channel.get_cq_event(b.cq) is b.cq
+    b.cq.ack_events(1)
+    assert b.wait().wr_id == 1
+    a.send(0, 8)
+    b.wait()  # not armed: no event
+    assert not select.select([channel.fd], [], [], 0)[0]
+    with pytest.raises(TimeoutError):
+        channel.get_cq_event(timeout=0.01)
+
+
+def test_solicited_events_only(ends):
+    a, b = ends
+    for i in range(3):
+        b.receive(0, 8, wr_id=i)
+    b.cq.req_notify(solicited_only=True)
+    a.send(0, 8)
+    b.wait()
+    assert not select.select([b.cq.comp_channel], [], [], 0)[0]
+    a.send(0, 8, send_flags=v.IBV_SEND_SOLICITED | v.IBV_SEND_SIGNALED)
+    assert b.cq.comp_channel.get_cq_event(timeout=PATIENCE) is b.cq
+
+
+def test_one_channel_for_many_queues():
+    with End.open().context as context:
+        channel = v.CompChannel(context)
+        pd = v.PD(context)
+        mr = v.MR(pd, 4096)
+        ends = []
+        for _ in range(3):
+            cq = v.CQ(context, 16, cq_context=object(), channel=channel)
+            ends.append(End(context, pd, cq, v.QP(pd, v.QPInitAttr(scq=cq, rcq=cq)), mr))
+        connect(ends[0], ends[1])
+        for end in ends:
+            end.cq.req_notify()
+        ends[1].receive(0, 8)
+        ends[0].send(0, 8)
+        found = {channel.get_cq_event(timeout=PATIENCE), channel.get_cq_event(timeout=PATIENCE)}
+        assert found == {ends[0].cq, ends[1].cq}
+        ends[1].cq.req_notify()
+        ends[0].cq.req_notify()
+        ends[1].receive(0, 8)
+        ends[0].send(0, 8)
+        with pytest.raises(OSError, match="another completion queue"):
+            channel.get_cq_event(expected_cq=ends[2].cq, timeout=PATIENCE)
+
+
+def test_events_can_be_awaited(ends):
+    a, b = ends
+
+    async def serve() -> list[int]:
+        found = []
+        for _ in range(20):
+            b.cq.req_notify()
+            got, wcs = b.cq.poll(8)
+            while not got:
+                assert await b.cq.comp_channel is b.cq
+                got, wcs = b.cq.poll(8)
+            found += [wc.wr_id for wc in wcs]
+            if len(found) == 20:
+                break
+        return found
+
+    async def ask() -> None:
+        for _ in range(20):
+            a.send(0, 8)
+            await asyncio.sleep(0)
+
+    async def both() -> list[int]:
+        found, _ = await asyncio.wait_for(asyncio.gather(serve(), ask()), PATIENCE)
+        return found
+
+    for i in range(20):
+        b.receive(0, 8, wr_id=i)
+    assert asyncio.run(both()) == list(range(20))
+
+
+def test_a_wait_ends_with_its_time(ends):
+    began = time.monotonic()
+    assert ends[0].cq.wait(1, 0.12) == (0, [])
+    assert time.monotonic() - began >= 0.12
+
+
+def test_a_wait_in_a_thread_ends_when_the_queue_is_closed(ends):
+    a, _ = ends
+    failures = []
+
+    def wait() -> None:
+        try:
+            a.cq.wait()
+        except OSError as error:
+            failures.append(error.errno)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    a.cq.close()
+    thread.join(PATIENCE)
+    assert failures == [errno.ENODEV]
+
+
+def test_without_a_channel_there_is_nothing_to_ask_for():
+    with End.open().context as context, pytest.raises(ValueError, match="channel"):
+        v.CQ(context, 8).req_notify()

@@ -1,0 +1,433 @@
+"""Closing, collecting, forking, exiting, interrupting: at any moment, in any order, nothing hangs, crashes or stays."""
+
+import errno
+import gc
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.leaks import holdings, leaked
+from support.python import SOURCES, run_python
+from support.verbs import ALL, PATIENCE, End, connect, pair
+from unpinned import verbs as v
+
+pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
+TESTS = Path(__file__).resolve().parents[1]
+
+SETUP = """
+import os, sys, time, threading, signal, mmap
+import numpy as np
+from support.verbs import End, connect, pair, ALL
+from unpinned import verbs as v
+a, b = End.open(1 << 20), End.open(1 << 20)
+connect(a, b)
+def hammer(count=1 << 60):
+    wrs = np.zeros(32, a.qp.send_dtype)
+    wrs["opcode"], wrs["flags"], wrs["num_sge"] = v.IBV_WR_RDMA_WRITE, 2, 1
+    wrs["remote_addr"], wrs["rkey"] = b.mr.buf, b.mr.rkey
+    wrs["sge"]["addr"], wrs["sge"]["length"], wrs["sge"]["lkey"] = a.mr.buf, 16384, a.mr.lkey
+    out = np.zeros(64, v.WC_DTYPE)
+    done = 0
+    while done < count:
+        a.qp.post_send_many(wrs)
+        got = a.cq.poll_into(out, 10.0)
+        assert got and not out["status"][:got].any(), out["status"][:got]
+        done += got
+"""
+
+
+def run(code: str) -> str:
+    return run_python(SETUP + code, path=TESTS)
+
+
+# ---- closing -------------------------------------------------------------------------------------------------------
+
+
+def test_close_cascades_and_is_idempotent(no_leaks):
+    end = End.open(channel=True)
+    other = End.open()
+    connect(end, other)
+    for _ in range(2):
+        end.context.close()
+    made = (end.context, end.pd, end.cq, end.qp, end.mr, end.cq.comp_channel)
+    assert all(thing.closed for thing in made)
+    for use in (
+        lambda: end.context.query_device(), lambda: v.PD(end.context), lambda: v.CQ(end.context, 1), lambda: v.MR(end.pd, 10),
+        lambda: end.cq.poll(), lambda: end.cq.req_notify(), lambda: end.qp.post_send(v.SendWR()),
+        lambda: end.qp.post_recv(v.RecvWR()), lambda: end.qp.qp_state, lambda: end.qp.query(), lambda: end.mr.write(b"x"),
+        lambda: end.cq.comp_channel.fileno(), lambda: v.QP(end.pd, v.QPInitAttr(scq=end.cq, rcq=end.cq)),
+    ):  # fmt: skip
+        with pytest.raises(OSError) as caught:
+            use()
+        assert caught.value.errno == errno.ENODEV
+    assert "closed" in repr(end.qp) and "closed" in repr(end.mr) and "closed" in repr(end.context)
+    other.context.close()
+
+
+def test_each_kind_may_be_closed_first(no_leaks):
+    names = ("context", "pd", "cq", "qp", "mr")
+    for order in itertools.permutations(names, 3):
+        end, other = End.open(), End.open()
+        connect(end, other)
+        end.remote(v.IBV_WR_RDMA_WRITE, other.mr, 0, 0, 4096)
+        for name in order:
+            getattr(end, name).close()
+        end.context.close()
+        other.context.close()
+
+
+def test_a_queue_pair_closed_under_load_leaves_the_others_alone():
+    with pair() as (a, b):
+        for _ in range(20):
+            qps = []
+            for end in (a, b):
+                qps.append(v.QP(end.pd, v.QPInitAttr(scq=end.cq, rcq=end.cq, cap=v.QPCap(64, 1))))
+            qps[0].connect(qps[1].info(), 0)
+            qps[1].connect(qps[0].info(), v.IBV_ACCESS_REMOTE_WRITE)
+            one = End(a.context, a.pd, a.cq, qps[0], a.mr)
+            for _ in range(30):
+                one.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 60_000)
+            qps[1].close()
+            qps[0].close()
+        a.cq.poll(256)
+        a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 64, wr_id=77)
+        while a.wait().wr_id != 77:
+            pass
+
+
+def test_contexts_on_one_address_share_a_device(no_leaks):
+    first = v.Context()
+    second = v.Context(name=first.name)
+    third = v.Context(address=first.address)
+    assert first.device is second.device is third.device
+    first.close()
+    assert second.query_gid().address == third.query_gid().address
+    second.close()
+    v.PD(third)
+    third.close()
+
+
+def test_a_second_process_on_the_address_gets_a_clear_error():
+    with v.Context() as context:
+        printed = run_python(f"""
+from unpinned import verbs as v
+try:
+    v.Context(address="{context.address}")
+except OSError as error:
+    print(error.errno, error)
+""")
+    number, text = printed.split(maxsplit=1)
+    assert int(number) == errno.EADDRINUSE
+    assert f"UDP port 4791 on {context.address} is in use, perhaps by another unpinned process" in text
+
+
+def test_a_thousand_times_open_and_close(no_leaks):
+    def once(i: int) -> None:
+        end, other = End.open(4096, channel=True), End.open(np.zeros(4096, "u1"))
+        connect(end, other)
+        end.remote(v.IBV_WR_RDMA_WRITE, other.mr, 0, 0, 8)
+        if i % 3:
+            end.wait()
+        if i % 2:
+            end.context.close()
+            other.context.close()
+
+    for i in range(20):
+        once(i)
+    before, memory = holdings(), resident()
+    for i in range(500):  # two contexts each
+        once(i)
+    gc.collect()
+    assert not leaked(before, mappings_slack=8)
+    assert resident() - memory < 32 << 20
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_queues_and_regions_come_and_go_without_end(no_leaks):
+    with pair() as (a, b):
+        free = [len(getattr(a.context.device.tables, name)) for name in ("free_qps", "free_mrs", "free_cqs")]
+        for _ in range(300):
+            cq = v.CQ(a.context, 16)
+            qp = v.QP(a.pd, v.QPInitAttr(scq=cq, rcq=cq))
+            mr = v.MR(a.pd, bytearray(100))
+            del cq, qp, mr
+        gc.collect()
+        a.context.device.check()
+        v.PD(a.context).close()
+        assert [len(getattr(a.context.device.tables, name)) for name in ("free_qps", "free_mrs", "free_cqs")] == free
+
+
+# ---- the collector -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffle", range(6))
+def test_collected_in_any_order(no_leaks, shuffle):
+    ends = [End.open(channel=True), End.open(np.zeros(1 << 16, "u1"))]
+    connect(*ends)
+    ends[0].remote(v.IBV_WR_RDMA_WRITE, ends[1].mr, 0, 0, 60_000)
+    ends[0].remote(v.IBV_WR_RDMA_READ, ends[1].mr, 0, 0, 60_000)
+    things = [thing for end in ends for thing in (end.context, end.pd, end.cq, end.qp, end.mr)]
+    for thing in things:
+        thing.cycle = things  # one cycle: only the collector can free it, in an order of its own
+    del thing, ends
+    if shuffle:
+        random.Random(shuffle).shuffle(things)
+        while len(things) > shuffle:
+            things.pop().cycle = None
+            gc.collect()
+    del things
+    gc.collect()
+
+
+def test_collected_while_the_control_plane_works(no_leaks):
+    class Trouble:
+        """Closes things from a finalizer, whenever the collector runs."""
+
+        def __init__(self, end: End) -> None:
+            self.end, self.me = end, self
+
+        def __del__(self) -> None:
+            self.end.qp.close()
+            self.end.mr.close()
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(5, 2, 2)
+    try:
+        with v.Context() as context:
+            pd, cq = v.PD(context), v.CQ(context, 16)
+            for _ in range(60):
+                end = End(context, pd, cq, v.QP(pd, v.QPInitAttr(scq=cq, rcq=cq)), v.MR(pd, 4096, ALL))
+                Trouble(end)
+                del end
+    finally:
+        gc.set_threshold(*threshold)
+    gc.collect()
+
+
+def test_threads_open_use_and_close_at_once(no_leaks):
+    failures = []
+
+    def work(seed: int) -> None:
+        try:
+            for _ in range(10):
+                with pair() as (a, b):
+                    a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 4096)
+                    a.wait()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert not failures and not any(thread.is_alive() for thread in threads)
+
+
+# ---- fork ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_has_nothing_and_the_parent_loses_nothing(no_leaks):
+    with pair(channel=True) as (a, b):
+        a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 4096)
+        a.wait()
+        ready, go = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = in_child(a, b)
+            finally:
+                os.write(ready[1], bytes([status]))
+                os.read(go[0], 1)  # lives on while the parent closes and unmaps
+                os._exit(status)
+        try:
+            assert os.read(ready[0], 1) == b"\0"
+            array = np.zeros(1 << 22, "u1")
+            with v.MR(b.pd, array, ALL) as mr:
+                a.remote(v.IBV_WR_RDMA_WRITE, mr, 0, 0, 4096)
+                a.wait()
+                del array
+            array = np.zeros(1 << 22, "u1")
+            v.MR(b.pd, array, ALL)
+            del array  # unmapped here; the child must not keep the event unread
+            a.remote(v.IBV_WR_RDMA_READ, b.mr, 0, 0, 4096)
+            a.wait()
+        finally:
+            os.write(go[1], b"x")
+            assert os.waitpid(child, 0)[1] == 0
+            for fd in (*ready, *go):
+                os.close(fd)
+
+
+def in_child(a: End, b: End) -> int:
+    names = {name for name in os.listdir("/proc/self/fd") if "userfaultfd" in (os.readlink(f"/proc/self/fd/{name}") if
+             os.path.lexists(f"/proc/self/fd/{name}") else "")}  # fmt: skip
+    if names or len(os.listdir("/proc/self/task")) != 1:
+        return 2
+    for use in (lambda: a.qp.post_send(v.SendWR()), lambda: a.cq.poll(), lambda: v.MR(a.pd, 10), lambda: a.context.query_port()):
+        try:
+            use()
+            return 3
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                return 4
+    a.context.close()
+    del b
+    gc.collect()
+    with pair() as (c, d):  # devices of its own
+        c.remote(v.IBV_WR_RDMA_WRITE, d.mr, 0, 0, 4096)
+        c.wait()
+    return 0
+
+
+def test_fork_under_load():
+    printed = run("""
+thread = threading.Thread(target=hammer, daemon=True)
+thread.start()
+children = []
+for i in range(20):
+    child = os.fork()
+    if child == 0:
+        time.sleep(0.2)
+        os._exit(0)
+    children.append(child)
+    array = np.zeros(1 << 21, "u1")
+    with v.MR(b.pd, array, ALL): pass
+    del array
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+assert thread.is_alive()
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
+def test_a_multiprocessing_pool_beside_an_open_device():
+    printed = run("""
+import multiprocessing
+def double(x): return 2 * x
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    print(sum(pool.map(double, range(100))))
+a.remote(v.IBV_WR_RDMA_READ, b.mr, 0, 0, 4096)
+a.wait()
+""")
+    assert printed == "9900\n"
+
+
+# ---- exit and interruption -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "pass",
+        "keep = [np.zeros(1 << 22, 'u1')]; mr = v.MR(b.pd, keep[0], ALL)",
+        "threading.Thread(target=hammer, daemon=True).start(); time.sleep(0.2)",
+        "threading.Thread(target=a.cq.wait, daemon=True).start(); time.sleep(0.1)",
+        "print('fine', flush=True); sys.exit(0)",
+        "import atexit; atexit.register(lambda: a.context.close())",
+        "del a, b; import gc; gc.disable()",
+        "sys.loop = [a, b]; sys.loop.append(sys.loop)",
+        "class Late:\n    def __del__(self, a=a): a.mr.close(); a.context.close()\nsys.late = Late()",
+    ],
+)
+def test_exit_with_everything_open(end):
+    assert run(f"{end}\nprint('fine')\n").startswith("fine")
+
+
+def test_exit_by_an_exception_and_by_a_signal():
+    for last, status in (("raise SystemExit(3)", 3), ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", -signal.SIGTERM)):
+        code = SETUP + "threading.Thread(target=hammer, daemon=True).start(); time.sleep(0.1)\n" + last
+        environment = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{TESTS}"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=100, stderr=subprocess.PIPE)
+        assert done.returncode == status, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("what", ["a.cq.wait()", "channel.get_cq_event()", "hammer()"])
+def test_ctrl_c_ends_a_wait(what):
+    code = SETUP + f"""
+channel = v.CompChannel(a.context)
+try:
+    print("waiting", flush=True)
+    {what}
+except KeyboardInterrupt:
+    pass
+a.context.close()
+b.context.close()
+print("fine")
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{TESTS}"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "waiting\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read() == "fine\n" and process.wait(PATIENCE) == 0
+    process.stdout.close()
+
+
+def test_ctrl_c_at_any_moment_of_the_control_plane():
+    """Signals rain on a loop that opens, registers and closes; what survives still works and closes."""
+    printed = run("""
+import random
+class Rain(Exception): pass
+def drop(*_): raise Rain
+signal.signal(signal.SIGALRM, drop)
+chance = random.Random(5)
+hits = 0
+for i in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-3))
+        cq = v.CQ(a.context, 16)
+        qp = v.QP(a.pd, v.QPInitAttr(scq=cq, rcq=cq))
+        mr = v.MR(a.pd, bytearray(5000))
+        mr.close(); qp.close(); cq.close()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Rain:
+        hits += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert hits > 20, hits
+hammer(100)
+array = np.zeros(1 << 22, "u1")
+mr = v.MR(a.pd, array, ALL)
+del array, mr
+a.context.close()
+b.context.close()
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
+def test_munmap_with_the_gil_held_beside_the_control_plane():
+    """NumPy frees large arrays holding the GIL; registering and closing in another thread must not be in its way."""
+    printed = run("""
+stop = False
+def churn():
+    while not stop:
+        with v.MR(b.pd, bytearray(10000), ALL): pass
+        cq = v.CQ(b.context, 8); v.QP(b.pd, v.QPInitAttr(scq=cq, rcq=cq)).close(); cq.close()
+threads = [threading.Thread(target=churn), threading.Thread(target=hammer, daemon=True)]
+for thread in threads: thread.start()
+for i in range(300):
+    array = np.zeros(1 << 21, "u1")
+    mr = v.MR(b.pd, array.ctypes.data and 1 << 21, ALL, address=array.ctypes.data)
+    array[:] = 1
+    del array
+    mr.close()
+stop = True
+threads[0].join()
+print("fine")
+""")
+    assert printed == "fine\n"
