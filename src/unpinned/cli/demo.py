@@ -1,0 +1,72 @@
+"""Show what this is, on your machine.
+
+An owner process serves a file (2 GiB, made once and kept, or your own, read
+only) and an array of 256 MiB; nothing is read beforehand and nothing is
+pinned. A peer process reads, gathers, writes and adds over the wire and checks
+every byte, while the owner discards, swaps out, moves, unmaps, replaces,
+protects and forks, and its Python spins. A table and a picture end it.
+
+Exit status: 0 when every byte was right, 1 when one was not or the demo could
+not run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from unpinned.cli import CommandError
+from unpinned.cli._output import note, print_json
+
+EXAMPLES = """
+unpinned demo
+unpinned demo --file /data/embeddings.npy --seconds 60
+unpinned demo --json > demo.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the demo."""
+    parser.add_argument("--file", metavar="PATH", help="serve this file, read only, instead of one that is made")
+    parser.add_argument("--size", default="2G", metavar="SIZE", help="of the file that is made (default: 2G)")
+    parser.add_argument("--seconds", type=float, default=24.0, metavar="S", help="how long it runs, about (default: 24)")
+    parser.add_argument("--picture", metavar="PATH", help="where to put it, .png or .svg (default: ./unpinned-demo)")
+    parser.add_argument("--no-picture", action="store_true", help="draw none")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo."""
+    from unpinned.demo import files
+    from unpinned.demo.canvas import best_suffix, check_suffix
+    from unpinned.demo.conductor import Conductor, Plan
+    from unpinned.demo.display import Display
+    from unpinned.demo.units import parse_size
+
+    if not 1.0 <= arguments.seconds <= 86_400.0:
+        raise CommandError("--seconds must be between 1 and 86400")
+    try:
+        size = -(-parse_size(arguments.size) >> 20) << 20
+    except ValueError as error:
+        raise CommandError(f"--size: {error}") from None
+    picture = None
+    if not arguments.no_picture:
+        picture = Path(arguments.picture or f"unpinned-demo{best_suffix()}").absolute()
+        check_suffix(picture)
+        if not picture.parent.is_dir():
+            raise CommandError(f"--picture: there is no folder {picture.parent}")
+    source = files.users(arguments.file) if arguments.file else files.made(size, note)
+    outcome, recorder = Conductor(source, Plan(arguments.seconds), Display()).run()
+
+    from unpinned.demo import report
+
+    found = report.document(outcome, recorder, source.changed())
+    if picture is not None:
+        from unpinned.demo.picture import draw
+
+        draw(report.story(found, recorder), picture)
+        found["picture"] = str(picture)
+    if arguments.json:
+        print_json(found)
+    else:
+        report.show(found, str(picture or ""))
+    sys.stdout.flush()
+    return int(report.failed(found))
