@@ -1,0 +1,162 @@
+"""Server and client: they agree on what to measure, connect, and go through the sizes.
+
+::
+
+    client -> {"unpinned-perf": 1, "options": {...}}      server -> {"links": [...], "address": n, "rkey": n, "device": "..."}
+    client -> {"links": [...], ...}                       server -> {"connected": true}
+    for each size:   client -> {"size": n}                server -> {"ready": true}        (measured)
+                     client -> {"result": {...}}          server -> {"seen": true}
+    client closes.   Either end says {"error": "..."} instead of anything.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from unpinned.perf import bandwidth, latency
+from unpinned.perf.control import Control
+from unpinned.perf.endpoint import Endpoint
+from unpinned.perf.options import Options
+from unpinned.remote.errors import ProtocolError
+from unpinned.remote.messages import Message
+
+VERSION = 1
+MEASURE_S = 100_000.0
+"""Longer than a measurement may take."""
+Result = dict[str, Any]
+
+
+class Watcher:
+    """What an end tells whoever prints."""
+
+    def begin(self, options: Options, mine: Message, theirs: Message) -> None:
+        """Both ends are connected."""
+
+    def result(self, options: Options, result: Result) -> None:
+        """A size was measured."""
+
+
+class Keeper(Watcher):
+    """Passes on what it is told, and keeps it."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.options: dict[str, Any] = {}
+        self.results: list[Result] = []
+
+    def begin(self, options: Options, mine: Message, theirs: Message) -> None:
+        self.options = options.as_dict()
+        self.watcher.begin(options, mine, theirs)
+
+    def result(self, options: Options, result: Result) -> None:
+        self.results.append(result)
+        self.watcher.result(options, result)
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """The socket on which a server waits. OSError, naming address and port, when it is taken."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=1)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from None
+
+
+def call(host: str, port: int) -> socket.socket:
+    """A connection to a server. OSError, naming it, when there is none."""
+    try:
+        return socket.create_connection((host, port), timeout=10.0)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot reach a server on {host} port {port}: {error.strerror or error}") from None
+
+
+def serve(connection: socket.socket, test: str | None, address: str | None, watcher: Watcher) -> None:
+    """Be the server of one client, which says what is measured; *test*, if given, is what it must be."""
+    control = Control(connection)
+    try:
+        hello = control.receive()
+        if hello.get("unpinned-perf") != VERSION:
+            raise ProtocolError("the client speaks another version, or is no unpinned perf")
+        options = Options.from_message(hello.get("options"))
+        if test is not None and options.test != test:
+            raise ValueError(f"this server measures {test}, not {options.test}")
+        with Endpoint(options, address) as end:
+            mine = end.describe()
+            control.send(mine)
+            theirs = control.receive()
+            end.connect(theirs)
+            control.send({"connected": True})
+            watcher.begin(options, mine, theirs)
+            for size in options.sizes:
+                _serve_size(end, control, size)
+                result = _result(control.receive(MEASURE_S))
+                control.send({"seen": True})
+                watcher.result(options, result)
+    except (ValueError, TypeError) as error:
+        _report(control, error)
+        raise OSError(f"the client was refused: {error}") from None
+    except OSError as error:
+        _report(control, error)
+        raise
+    finally:
+        control.close()
+
+
+def _serve_size(end: Endpoint, control: Control, size: int) -> None:
+    asked = control.receive(3600.0)
+    if asked.get("size") != size:
+        raise ProtocolError(f"the client measures {asked.get('size')!r} bytes, not {size}")
+    if end.options.test == "send_bw":
+        bandwidth.absorb(end, control)
+    elif end.options.test == "send_lat":
+        latency.answer_sends(end, size, control)
+    elif end.options.test == "write_lat":
+        latency.answer_writes(end, size, control)
+    else:
+        control.send({"ready": True})  # one-sided: the device answers by itself
+
+
+def _result(message: Message) -> Result:
+    """A client's figures: numbers, or it is a stranger."""
+    result = message.get("result")
+    if not isinstance(result, dict) or len(result) > 20 or not all(isinstance(value, (int, float)) for value in result.values()):
+        raise ProtocolError("the client's result is none")
+    return result
+
+
+def _report(control: Control, error: Exception) -> None:
+    try:
+        control.send({"error": str(error)})
+    except OSError:
+        pass
+
+
+def run(connection: socket.socket, options: Options, address: str | None, watcher: Watcher) -> list[Result]:
+    """Be the client: the results, a size each."""
+    control = Control(connection)
+    measure: Callable[[Endpoint, int], Result] = latency.measure if options.is_latency else bandwidth.measure
+    try:
+        control.send({"unpinned-perf": VERSION, "options": options.as_dict()})
+        with Endpoint(options, address) as end:
+            theirs = control.receive(900.0)  # it may have to compile first
+            end.connect(theirs)
+            mine = end.describe()
+            control.send(mine)
+            control.receive()
+            watcher.begin(options, mine, theirs)
+            results = []
+            for size in options.sizes:
+                control.send({"size": size})
+                control.receive()
+                results.append(measure(end, size))
+                control.send({"result": results[-1]})
+                control.receive()
+                watcher.result(options, results[-1])
+            return results
+    except OSError as error:
+        _report(control, error)
+        raise
+    finally:
+        control.close()
