@@ -100,15 +100,15 @@ class Rings:
 
 
 def insert_key(h: Words, key: int, mr: int) -> bool:
-    """Enter ``key`` -> region record ``mr`` into the key table; False when its neighbourhood is full (draw another key)."""
+    """Enter ``key`` -> region record ``mr`` into the key table; False when it is taken or its neighbourhood full."""
     mask = int(h[L.H_KEY_MASK])
     at = (key * 40503 + (key >> 16)) & mask
-    for probe in range(16):
-        slot = int(h[L.H_KEY_BASE]) + 2 * ((at + probe) & mask)
-        if h[slot + 1] in (0, -1):
-            h[slot], h[slot + 1] = key, mr
-            return True
-    return False
+    slots = [int(h[L.H_KEY_BASE]) + 2 * ((at + probe) & mask) for probe in range(16)]
+    free = [slot for slot in slots if h[slot + 1] <= 0]
+    if not free or any(h[slot] == key and h[slot + 1] > 0 for slot in slots):
+        return False
+    h[free[0]], h[free[0] + 1] = key, mr
+    return True
 
 
 def remove_key(h: Words, key: int) -> None:

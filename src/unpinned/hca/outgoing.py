@@ -15,6 +15,8 @@ from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
 
 ICRC_BYTES = 4
+ASK = 1  # for an acknowledgement
+SOLICITED = 2
 
 
 @kernel
@@ -38,8 +40,7 @@ def next_offset(h):
 def add_packet(h, p, b, q, opcode, psn, size, first, side, flags):
     """Close a packet of ``size`` payload bytes whose BTH lies at ``next_offset``; its record.
 
-    ``first`` is the first descriptor of its payload; ``side`` 0 for the requester, 1 for the responder; ``flags`` bit 0
-    asks for an acknowledgement, bit 1 is the solicited event.
+    ``first`` is the first descriptor of its payload; ``side`` 0 for the requester, 1 for the responder; ``flags`` ASK, SOLICITED.
     """
     o = next_offset(h)
     pad = -size & 3

@@ -7,13 +7,16 @@ the pool as a whole; a packet that finds no place is dropped and the transport's
 it again.
 
 Faults: a QP owns at most one fault per side; ``QP_*_FAULT`` holds slot + 1.  ``ask`` begins it, ``state`` looks at
-it, and both leave the slot with the QP until it has ended, so that a retry after an RNR NAK meets the same fault
-instead of a second one.
+it.  The slot stays with the QP until the fault has ended, so a retry after an RNR NAK meets the same fault instead of
+a second one; it is let go of at the QP's next turn then, whoever still waits for it.  A fault that failed leaves its
+errno behind, negated: what comes next looks its page up once more (the fault may have failed further on), and only if
+that is still missing the request fails.
 """
 
 from __future__ import annotations
 
 from unpinned.compiled import kernel
+from unpinned.compiled.intrinsics import address_of, copy_bytes
 from unpinned.hca import layout as L
 from unpinned.hca.ready import make_ready
 from unpinned.paging import layout as P
@@ -41,8 +44,8 @@ def keep(h, b, offset, length, head, limit):
     h[record + L.POOL_NEXT] = -1
     h[record + L.POOL_LENGTH] = length
     place = h[L.H_POOL_ARENA] + slot * L.PACKET_BYTES
-    for i in range(length):  # a slice assignment would allocate a copy: it cannot know that these never overlap
-        b[place + i] = b[offset + i]
+    base = address_of(b)
+    copy_bytes(base + place, base + offset, length)
     if h[head + 2] == 0:
         h[head] = slot
     else:
@@ -87,35 +90,72 @@ def forget(h, head):
 
 
 @kernel
+def forget_requests(h, q):
+    """Drop the peer's waiting requests; it will send them again."""
+    forget(h, q + L.QP_PEND_HEAD)
+    h[q + L.QP_PEND_GAP] = 0
+    h[q + L.QP_READ_LIVE] = 0
+    return 0
+
+
+@kernel
 def state(h, p, q, field, now):
-    """NONE, WAITING, READY or FAILED for the fault in ``field``; an ended one is released."""
+    """NONE, WAITING, READY or FAILED for the fault in ``field``; an ended one is let go of."""
     slot = h[q + field] - 1
     if slot < 0:
-        return NONE
+        return FAILED if slot < -1 else NONE
     s = p[slot + P.FAULT_STATE]
     if s != P.FAULT_DONE and s != P.FAULT_FAILED:
         return WAITING
-    error = p[slot + P.FAULT_ERRNO] if s == P.FAULT_FAILED else 0
+    error = p[slot + P.FAULT_ERRNO]
     h[L.H_FAULT_NS] += (now - p[slot + P.FAULT_SINCE] - h[L.H_FAULT_NS]) >> 3
     fault_end(p, slot)
-    h[q + field] = 0
-    h[q + L.QP_FAULT_ERROR] = error
     # EAGAIN: the fault lost too many races; its request starts it anew.
-    return READY if error == 0 or error == P.EAGAIN else FAILED
+    h[q + field] = 0 if error == P.EAGAIN else -error
+    return READY if h[q + field] == 0 else FAILED
+
+
+@kernel
+def feed(h, p):
+    """Fault slots are free again: who waits for one may ask."""
+    if h[L.H_STARVED] and p[P.FAULT_LIVE] < p[P.FAULT_CAPACITY]:
+        h[L.H_STARVED] = 0
+        for i in range(h[L.H_QP_LIVE]):
+            q = h[L.H_QP_BASE] + i * L.QP_WORDS
+            if h[q + L.QP_STARVED]:
+                h[q + L.QP_STARVED] = 0
+                make_ready(h, q)
+    return 0
+
+
+@kernel
+def settled(h, q, field):
+    """A page was there: a fault that failed before it is no longer this request's."""
+    h[q + field] = max(h[q + field], 0)
+    return 0
 
 
 @kernel
 def ask(h, p, q, field, mr, va, length, write, now):
-    """Begin (or stay with) a fault on [va, va + length) of a region: WAITING, or NONE when there was no free slot.
+    """Begin (or stay with) a fault on [va, va + length) of a region.
 
-    ``paging`` cuts it to the cap and to the region, and reads ahead on sequential use.
+    WAITING; NONE when there was no free slot: the QP has a turn when there is one (``feed``); FAILED when the range cannot
+    be had.
+    ``paging`` cuts the fault to its cap and to the region, and reads ahead on sequential use.
     """
-    if h[q + field] and state(h, p, q, field, now) == WAITING:
+    before = state(h, p, q, field, now)
+    if before == WAITING:
         return WAITING
+    h[q + field] = 0
+    if before == FAILED:
+        return FAILED
     table_va = va + h[mr + L.MR_DELTA]
     slot = fault_begin(p, table_va, table_va + length, write, q, h[mr + L.MR_REGION], now)
+    if slot == P.OUTSIDE:
+        return FAILED
     if slot < 0:
-        make_ready(h, q)  # ask again at the next turn
+        h[q + L.QP_STARVED] = 1
+        h[L.H_STARVED] = 1
         return NONE
     h[q + field] = slot + 1
     h[L.C_PARKED] += 1

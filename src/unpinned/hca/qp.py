@@ -9,7 +9,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.completions import push
-from unpinned.hca.parking import forget
+from unpinned.hca.parking import forget, forget_requests
 from unpinned.paging.faults import fault_end
 
 
@@ -57,14 +57,25 @@ def complete_send(h, q, status):
 
 
 @kernel
+def complete_receive(h, q, status, opcode, length, imm, flags, solicited):
+    """Complete the oldest receive."""
+    r = rqe(h, q, h[q + L.QP_RQ_HEAD])
+    h[q + L.QP_RQ_HEAD] += 1
+    return push(h, h[q + L.QP_RECV_CQ], h[r + L.R_ID], status, opcode, length, h[q + L.QP_NUMBER], imm, flags, solicited)
+
+
+@kernel
 def flush(h, q):
-    """Complete everything still queued with WR_FLUSH_ERR (IBTA vol. 1, 10.3.1.7)."""
+    """Complete everything still queued with WR_FLUSH_ERR (IBTA vol. 1, 10.3.1.7), once the QP has ended.
+
+    Before that (the state is ERR, but what ended it waits in the batch) nothing may overtake the request that failed.
+    """
+    if h[q + L.QP_ERROR] == 0:
+        return 0
     while h[q + L.QP_SQ_HEAD] < h[q + L.QP_SQ_TAIL]:
         complete_send(h, q, L.WC_WR_FLUSH_ERR)
     while h[q + L.QP_RQ_HEAD] < h[q + L.QP_RQ_TAIL]:
-        r = rqe(h, q, h[q + L.QP_RQ_HEAD])
-        h[q + L.QP_RQ_HEAD] += 1
-        push(h, h[q + L.QP_RECV_CQ], h[r + L.R_ID], L.WC_WR_FLUSH_ERR, L.WC_RECV, 0, h[q + L.QP_NUMBER], 0, 0, 0)
+        complete_receive(h, q, L.WC_WR_FLUSH_ERR, L.WC_RECV, 0, 0, 0, 0)
     return 0
 
 
@@ -81,23 +92,24 @@ def set_inflight(h, q, send_psn, una):
 def release_faults(h, p, q):
     """Let go of the faults the QP waits for; one that still runs ends by itself."""
     for field in (L.QP_PARK_FAULT, L.QP_SEND_FAULT, L.QP_LAND_FAULT):
-        if h[q + field]:
+        if h[q + field] > 0:
             fault_end(p, h[q + field] - 1)
-            h[q + field] = 0
+        h[q + field] = 0
     return 0
 
 
 @kernel
 def fail_qp(h, p, q, status):
-    """The QP's end: error state, everything flushed, nothing sent any more."""
+    """The QP's end (``status`` is not 0): error state, everything flushed, nothing but a last NAK sent any more."""
     h[q + L.QP_STATE] = L.QPS_ERR
     h[q + L.QP_ERROR] = status
     h[L.H_ERROR_EVENTS] += 1
     set_inflight(h, q, h[q + L.QP_UNA], h[q + L.QP_UNA])
     flush(h, q)
     release_faults(h, p, q)
-    forget(h, q + L.QP_PEND_HEAD)
+    forget_requests(h, q)
     forget(h, q + L.QP_LAND_HEAD)
+    h[q + L.QP_LAND_GAP] = 0
     h[q + L.QP_BUSY] = 0
     h[q + L.QP_DEADLINE] = 0
     h[q + L.QP_RNR_UNTIL] = 0

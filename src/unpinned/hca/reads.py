@@ -3,7 +3,8 @@
 Rules (IBTA vol. 1, 9.7.5): answers leave in the order of the requests.  The responder is serial, so at most one of
 these is owed at a time; acknowledgements coalesce, one per turn, for the last PSN whose copies are done.  A READ whose
 page is missing parks like any request; past the longest park it is given up with an RNR NAK that names the
-next response, and the peer asks for the rest again.
+next response, and the peer asks for the rest again.  The RNR timer is the time the fault has taken so far (or takes on
+average), so a fault of any length costs a number of retries that grows with its logarithm only.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.outgoing import add_packet, can_send, next_offset
-from unpinned.hca.parking import FAILED, WAITING, ask, forget, state
-from unpinned.hca.regions import DENIED, MISS, authorize, describe, lookup
-from unpinned.hca.responder import refuse, rnr, start_park
+from unpinned.hca.parking import FAILED, READY, ask, forget_requests, settled, state
+from unpinned.hca.ready import make_ready
+from unpinned.hca.regions import HIT, MISS, authorize, describe, lookup
+from unpinned.hca.verdicts import refuse, rnr, start_park
 from unpinned.paging import layout as P
 from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
@@ -33,7 +35,7 @@ def answer(h, p, b, q):
         opcode = O.RC_ATOMIC_ACK
         put64(b, o + O.BTH_BYTES + O.AETH_BYTES, h[q + L.QP_ATOMIC_VALUE])
         h[q + L.QP_BUSY] = 0
-    W.put_aeth(b, o + O.BTH_BYTES, h[q + L.QP_REPLY_SYNDROME], h[q + L.QP_MSN] & L.PSN_MASK)
+    W.put_aeth(b, o + O.BTH_BYTES, h[q + L.QP_REPLY_SYNDROME], h[q + L.QP_REPLY_MSN] & L.PSN_MASK)
     add_packet(h, p, b, q, opcode, h[q + L.QP_REPLY_PSN], 0, p[P.DMA_COUNT], 1, 0)
     h[L.C_ACKS_SENT] += 1
     return 1
@@ -47,11 +49,17 @@ def read_opcode(h, q, psn):
 
 
 @kernel
+def copying(h, q):
+    """Whether a request of the peer's waits for the copies of this batch."""
+    for i in range(h[L.H_ACT_COUNT]):
+        if h[h[L.H_ACT_BASE] + i * L.ACT_WORDS + L.A_QP] == q:
+            return True
+    return False
+
+
+@kernel
 def stream(h, p, b, q, budget, now):
     """Send up to ``budget`` responses of the READ under way; how many went into the burst."""
-    if state(h, p, q, L.QP_PARK_FAULT, now) == FAILED:
-        refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
-        return 0
     mr = 0
     if h[q + L.QP_READ_LEFT] > 0:
         mr = authorize(h, h[q + L.QP_PD], h[q + L.QP_READ_KEY], h[q + L.QP_READ_VA], h[q + L.QP_READ_LEFT],
@@ -69,18 +77,23 @@ def stream(h, p, b, q, budget, now):
         o = next_offset(h)
         if size > 0:
             found = lookup(h, p, mr, va, size, 0, now)
-            if found == DENIED:
+            if found == MISS:
+                found = ask(h, p, q, L.QP_PARK_FAULT, mr, va, h[q + L.QP_READ_LEFT], 0, now)
+                if found != FAILED:
+                    start_park(h, q, now)
+                    return sent
+            if found != HIT:
                 refuse(h, p, q, psn, L.NAK_ACCESS)
                 return sent
-            if found == MISS:
-                ask(h, p, q, L.QP_PARK_FAULT, mr, va, h[q + L.QP_READ_LEFT], 0, now)
-                start_park(h, q, now)
-                return sent
             describe(h, p, mr, va, size, P.OP_READ, o + O.HEADER_LENGTH[opcode], q)
+        elif copying(h, q):  # it acknowledges what came before, and has no copy of its own that would fail with it
+            make_ready(h, q)
+            return sent
         if opcode != O.RC_READ_RESPONSE_MIDDLE:
             W.put_aeth(b, o + O.BTH_BYTES, L.SYNDROME_ACK, h[q + L.QP_MSN] & L.PSN_MASK)
         add_packet(h, p, b, q, opcode, psn, size, first, 1, 0)
         sent += 1
+        settled(h, q, L.QP_PARK_FAULT)
         h[q + L.QP_PARK_UNTIL] = 0
         h[q + L.QP_READ_PSN] = psn + 1
         h[q + L.QP_READ_VA] = va + size
@@ -94,17 +107,15 @@ def stream(h, p, b, q, budget, now):
 def give_up_park(h, p, q, now):
     """The longest park is over: ask the peer to come again when the page is likely there."""
     h[q + L.QP_PARK_UNTIL] = 0
-    if h[q + L.QP_PARK_FAULT] and state(h, p, q, L.QP_PARK_FAULT, now) != WAITING:
-        return 0  # it has just ended: the next turn finds the page, or the error
-    psn = h[q + L.QP_EPSN]
-    if h[q + L.QP_BUSY] == L.BUSY_READ:
-        psn = h[q + L.QP_READ_PSN]
-    elif h[q + L.QP_PEND_COUNT] == 0:
-        return 0
+    reading = h[q + L.QP_BUSY] == L.BUSY_READ
+    fault = state(h, p, q, L.QP_PARK_FAULT, now)
+    if (fault == READY or fault == FAILED) and (reading or h[q + L.QP_PEND_COUNT] > 0):
+        return make_ready(h, q)  # it has just ended: the next turn finds the page, or the error
+    since = h[q + L.QP_PARK_SINCE]
+    if h[q + L.QP_PARK_FAULT] > 0:
+        since = p[h[q + L.QP_PARK_FAULT] - 1 + P.FAULT_SINCE]
+    psn = h[q + L.QP_READ_PSN] if reading else h[q + L.QP_EPSN]
     h[q + L.QP_BUSY] = 0
-    forget(h, q + L.QP_PEND_HEAD)
-    h[q + L.QP_PEND_GAP] = 0
+    forget_requests(h, q)
     h[L.C_RNR_NAK_FAULT] += 1
-    wait = max(h[L.H_FAULT_NS], now - h[q + L.QP_PARK_SINCE])
-    rnr(h, q, psn, W.rnr_code(wait))
-    return 1
+    return rnr(h, p, q, psn, W.rnr_code(max(h[L.H_FAULT_NS], now - since)))

@@ -5,12 +5,15 @@ responses.  FIRST MIDDLE* LAST, or ONLY.  At most QP_RD_MAX READs and atomics ar
 waits for all of them.  The last packet of a message asks for an acknowledgement, and so does one every quarter of
 the window, so that the window slides before it closes.
 
-* A request of more than H_READ_CHUNK bytes is read in several READ requests whose boundaries are multiples of the chunk,
-  so a retransmission asks for the rest of a chunk and never across one.
+* A request of more than H_READ_CHUNK bytes is read in several READ requests whose boundaries are multiples of the chunk (a
+  power of two of packets, halved until two fit the window), so a retransmission asks for the rest of a chunk and never
+  across one.
 * Packet k of a request carries PSN first + k and starts at byte k * MTU, for WRITE, SEND and READ alike: going back
   is arithmetic.
 * Bytes in flight are bounded twice: by the QP's window, which halves on loss and grows with every window acknowledged
   (go-back-N loses a whole window per lost packet), and by the device's, which keeps a socket buffer from overflowing.
+  A QP that finds the device's window full always has an answer coming that will wake it (QP_ASKED): failing that, it may
+  send one packet more, which asks.
 * Memory that is not there parks the sending half only (QP_SEND_FAULT).  A READ is not asked for before the pages it lands on
   were there a moment ago; should they leave again, the responses wait (see ``responses``).
 """
@@ -19,8 +22,8 @@ from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
-from unpinned.hca.outgoing import add_packet, can_send, next_offset
-from unpinned.hca.parking import FAILED, ask, state
+from unpinned.hca.outgoing import ASK, SOLICITED, add_packet, can_send, next_offset
+from unpinned.hca.parking import FAILED, NONE, WAITING, ask, settled, state
 from unpinned.hca.qp import complete_send, fail_qp, wqe
 from unpinned.hca.ready import set_deadline
 from unpinned.hca.regions import DENIED, HIT, MISS, authorize, describe, lookup
@@ -75,26 +78,27 @@ def gather(h, p, q, w, at, size, op, offset, access, now, length):
                 describe(h, p, mr, va, part, op, offset + done, q)
             else:
                 found = lookup(h, p, mr, va, part, write, now)
-                if found == MISS:
-                    ask(h, p, q, field, mr, va, min(here, max(length - done, part)), write, now)
+                if found == MISS and ask(h, p, q, field, mr, va, min(here, max(length - done, part)), write, now) == FAILED:
+                    return DENIED
                 if found != HIT:
                     return found
             done += part
             left -= part
+    settled(h, q, field)
     return HIT
 
 
 @kernel
 def send(h, p, b, q, budget, now):
     """Send up to ``budget`` packets of the QP's requests; how many went into the burst."""
-    if h[q + L.QP_SEND_FAULT] and state(h, p, q, L.QP_SEND_FAULT, now) == FAILED:
-        break_request(h, p, q, L.WC_LOC_PROT_ERR)
+    fault = state(h, p, q, L.QP_SEND_FAULT, now)
+    if fault != NONE and fault != WAITING and h[q + L.QP_DEADLINE]:
+        set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])  # the peer could not answer what we held back
     sent = 0
     while sent < budget and h[q + L.QP_STATE] == L.QPS_RTS and h[q + L.QP_SEND_ERROR] == 0:
         if h[q + L.QP_SQ_NEXT] == h[q + L.QP_SQ_TAIL] or h[q + L.QP_RNR_UNTIL] > now or not can_send(h, p):
             break
-        result = send_packet(h, p, b, q, now)
-        if result != SENT:
+        if send_packet(h, p, b, q, now) != SENT:
             break
         sent += 1
     return sent
@@ -102,7 +106,7 @@ def send(h, p, b, q, budget, now):
 
 @kernel
 def break_request(h, p, q, status):
-    """A local error: the request whose packets go out fails, in its turn."""
+    """A local error: the request whose packets go out fails, once everything before it is done (or sent again)."""
     h[q + L.QP_SEND_ERROR] = status
     settle_error(h, p, q)
     return BROKEN
@@ -125,7 +129,27 @@ def window_allows(h, q, packets):
         return True
     if flying + packets > h[q + L.QP_CWND]:
         return False
-    return h[L.H_INFLIGHT] + packets * h[q + L.QP_MTU] <= h[L.H_WINDOW]
+    return h[L.H_INFLIGHT] + packets * h[q + L.QP_MTU] <= h[L.H_WINDOW] or h[q + L.QP_ASKED] < h[q + L.QP_UNA]
+
+
+@kernel
+def read_packets(h, q, w, k):
+    """How many packets of a READ to ask for, from packet ``k`` on."""
+    chunk = max(1, h[L.H_READ_CHUNK] // h[q + L.QP_MTU])
+    while chunk > 1 and 2 * chunk > h[q + L.QP_CWND]:
+        chunk >>= 1
+    packets = min(h[w + L.W_PACKETS], (k // chunk + 1) * chunk) - k
+    again = h[q + L.QP_MAX_PSN] - h[q + L.QP_SEND_PSN]
+    return min(packets, again) if again > 0 else packets
+
+
+@kernel
+def unsound(opcode, length):
+    """The completion status of a request that cannot be sent at all, or 0."""
+    if opcode > L.WR_ATOMIC_FETCH_AND_ADD and opcode != L.WR_SEND_WITH_INV:
+        return L.WC_LOC_QP_OP_ERR
+    atomic = opcode == L.WR_ATOMIC_CMP_AND_SWP or opcode == L.WR_ATOMIC_FETCH_AND_ADD
+    return L.WC_LOC_LEN_ERR if length > L.LENGTH_MAX or (atomic and length != 8) else 0
 
 
 @kernel
@@ -134,29 +158,31 @@ def send_packet(h, p, b, q, now):
     w = wqe(h, q, h[q + L.QP_SQ_NEXT])
     opcode = h[w + L.W_OPCODE]
     k = h[q + L.QP_SQ_PACKET]
-    mtu = h[q + L.QP_MTU]
     if k == 0:
         if h[w + L.W_FLAGS] & L.SEND_FENCE and h[q + L.QP_RD_HEAD] < h[q + L.QP_RD_TAIL]:
             return STOP
+        status = unsound(opcode, h[w + L.W_LENGTH])
+        if status:
+            return break_request(h, p, q, status)
         h[w + L.W_FIRST] = h[q + L.QP_SEND_PSN]
-        h[w + L.W_PACKETS] = packets_of(h[w + L.W_LENGTH], mtu)
+        h[w + L.W_PACKETS] = packets_of(h[w + L.W_LENGTH], h[q + L.QP_MTU])
     packets = 1
-    if takes_read_slot(opcode):
-        chunk = max(1, h[L.H_READ_CHUNK] // mtu)
+    reads = takes_read_slot(opcode)
+    if reads:
         if opcode == L.WR_RDMA_READ:
-            packets = min(h[w + L.W_PACKETS], (k // chunk + 1) * chunk) - k
+            packets = read_packets(h, q, w, k)
         if h[q + L.QP_RD_TAIL] - h[q + L.QP_RD_HEAD] >= h[q + L.QP_RD_MAX]:
             return STOP
     if not window_allows(h, q, packets):
         return STOP
     if opcode == L.WR_RDMA_READ:
         result = send_read(h, p, b, q, w, k, packets, now)
-    elif takes_read_slot(opcode):
+    elif reads:
         result = send_atomic(h, p, b, q, w, now)
     else:
         result = send_data(h, p, b, q, w, k, now)
     if result == SENT:
-        advance(h, q, w, k + packets, packets, takes_read_slot(opcode), now)
+        advance(h, q, w, k + packets, packets, reads, now)
     return result
 
 
@@ -166,6 +192,8 @@ def advance(h, q, w, k, packets, read_slot, now):
     psn = h[q + L.QP_SEND_PSN]
     h[q + L.QP_SEND_PSN] = psn + packets
     h[L.H_INFLIGHT] += packets * h[q + L.QP_MTU]
+    if read_slot:
+        h[q + L.QP_ASKED] = psn + packets - 1
     if psn < h[q + L.QP_MAX_PSN]:
         h[L.C_RETRANSMITTED] += 1
         h[h[L.H_TX_BASE] + (h[L.H_TX_COUNT] - 1) * L.TX_WORDS + L.T_AGAIN] = 1
@@ -218,10 +246,14 @@ def send_data(h, p, b, q, w, k, now):
         W.put_reth(b, o + O.BTH_BYTES, h[w + L.W_RVA], h[w + L.W_RKEY], h[w + L.W_LENGTH])
     if flags & (O.IMMDT | O.IETH):
         put32(b, o + O.HEADER_LENGTH[opcode] - 4, h[w + L.W_IMM])
-    quarter = max(1, h[q + L.QP_CWND] >> 2)
-    ask_ack = last or h[q + L.QP_SEND_PSN] % quarter == 0
-    solicited = last and h[w + L.W_FLAGS] & L.SEND_SOLICITED != 0
-    add_packet(h, p, b, q, opcode, h[q + L.QP_SEND_PSN], size, first, 0, (1 if ask_ack else 0) | (2 if solicited else 0))
+    psn = h[q + L.QP_SEND_PSN]
+    what = 0
+    if last or psn % max(1, h[q + L.QP_CWND] >> 2) == 0 or h[L.H_INFLIGHT] + 2 * mtu > h[L.H_WINDOW]:
+        what = ASK
+        h[q + L.QP_ASKED] = psn
+    if last and h[w + L.W_FLAGS] & L.SEND_SOLICITED:
+        what |= SOLICITED
+    add_packet(h, p, b, q, opcode, psn, size, first, 0, what)
     return SENT
 
 
@@ -237,7 +269,7 @@ def send_read(h, p, b, q, w, k, packets, now):
         if found == MISS:
             return STOP
     W.put_reth(b, next_offset(h) + O.BTH_BYTES, h[w + L.W_RVA] + at, h[w + L.W_RKEY], size)
-    add_packet(h, p, b, q, O.RC_READ_REQUEST, h[q + L.QP_SEND_PSN], 0, p[P.DMA_COUNT], 0, 1)
+    add_packet(h, p, b, q, O.RC_READ_REQUEST, h[q + L.QP_SEND_PSN], 0, p[P.DMA_COUNT], 0, ASK)
     return SENT
 
 
@@ -253,5 +285,5 @@ def send_atomic(h, p, b, q, w, now):
     compare = h[w + L.W_COMPARE] if cas else 0
     W.put_atomiceth(b, next_offset(h) + O.BTH_BYTES, h[w + L.W_RVA], h[w + L.W_RKEY], swap, compare)
     opcode = O.RC_CMP_SWAP if cas else O.RC_FETCH_ADD
-    add_packet(h, p, b, q, opcode, h[q + L.QP_SEND_PSN], 0, p[P.DMA_COUNT], 0, 1)
+    add_packet(h, p, b, q, opcode, h[q + L.QP_SEND_PSN], 0, p[P.DMA_COUNT], 0, ASK)
     return SENT

@@ -6,13 +6,14 @@ world).  Random numbers (keys, QP numbers, PSNs) are arguments, so a world that 
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from unpinned.hca import layout as L
 from unpinned.hca.block import Rings, Words, insert_key, remove_key
-from unpinned.hca.parking import forget
+from unpinned.hca.parking import forget, forget_requests
 from unpinned.hca.qp import release_faults, set_inflight
 
 
@@ -35,19 +36,16 @@ class Tables:
         self.free_cqs = list(range(int(self.h[L.H_CQ_COUNT]) - 1, -1, -1))
 
 
-def _take(free: list[int], what: str) -> int:
-    if not free:
-        raise OSError(12, f"the device has no free {what}")
-    return free.pop()
-
-
 def add_cq(t: Tables, depth: int, fd: int = -1) -> int:
     """Open a completion queue of at least ``depth`` entries; its record."""
     h = t.h
     depth = 1 << max(3, (depth - 1).bit_length())
-    cq = int(h[L.H_CQ_BASE]) + _take(t.free_cqs, "completion queue") * L.CQ_WORDS
+    if not t.free_cqs:
+        raise OSError(errno.ENOMEM, "the device has no free completion queue")
+    ring = t.rings.take(depth * L.CQE_WORDS)
+    cq = int(h[L.H_CQ_BASE]) + t.free_cqs.pop() * L.CQ_WORDS
     h[cq : cq + L.CQ_WORDS] = 0
-    h[cq + L.CQ_RING] = t.rings.take(depth * L.CQE_WORDS)
+    h[cq + L.CQ_RING] = ring
     h[cq + L.CQ_MASK] = depth - 1
     h[cq + L.CQ_FD] = fd
     h[cq + L.CQ_STATE] = 1
@@ -70,7 +68,7 @@ def add_mr(
     """Open a region; its record, or 0 when ``key`` is taken or its neighbourhood full (draw another)."""
     h = t.h
     if not t.free_mrs:
-        raise OSError(12, "the device has no free memory region")
+        raise OSError(errno.ENOMEM, "the device has no free memory region")
     mr = int(h[L.H_MR_BASE]) + t.free_mrs[-1] * L.MR_WORDS
     if key == 0 or not insert_key(h, key, mr):
         return 0
@@ -95,12 +93,29 @@ def _stride(head: int, sges: int) -> int:
     return 1 << (head + sges * L.SGE_WORDS - 1).bit_length()
 
 
+def _depth(entries: int) -> int:
+    return 1 << max(0, entries - 1).bit_length()
+
+
 def add_qp(
-    t: Tables, *, random: int, pd: int, send_cq: int, recv_cq: int, sends: int, recvs: int, send_sges: int, recv_sges: int, sig_all: bool
-) -> int:
+    t: Tables, *, random: int, pd: int, send_cq: int, recv_cq: int, sends: int, recvs: int, send_sges: int, recv_sges: int,
+    sig_all: bool,
+) -> int:  # fmt: skip
     """Open a queue pair in RESET; its record. ``random`` supplies the high bits of its 24-bit number."""
     h = t.h
-    index = _take(t.free_qps, "queue pair")
+    if not t.free_qps:
+        raise OSError(errno.ENOMEM, "the device has no free queue pair")
+    strides = _stride(L.W_SGE, send_sges), _stride(L.R_SGE, recv_sges)
+    masks = _depth(sends) - 1, _depth(recvs) - 1
+    rings = []
+    for mask, stride in zip(masks, strides):
+        try:
+            rings.append(t.rings.take((mask + 1) * stride))
+        except MemoryError:
+            if rings:
+                t.rings.give(rings[0], (masks[0] + 1) * strides[0])
+            raise
+    index = t.free_qps.pop()
     count = int(h[L.H_QP_COUNT])
     q = int(h[L.H_QP_BASE]) + index * L.QP_WORDS
     queued = h[q + L.QP_QUEUED]  # its predecessor may still stand in the ready ring
@@ -109,13 +124,8 @@ def add_qp(
     h[q + L.QP_NUMBER] = (random * count + index) & 0xFFFFFF
     h[q + L.QP_PD], h[q + L.QP_SEND_CQ], h[q + L.QP_RECV_CQ] = pd, send_cq, recv_cq
     h[q + L.QP_SIG_ALL] = int(sig_all)
-    for depth, stride, ring, mask, step in (
-        (sends, _stride(L.W_SGE, send_sges), L.QP_SQ_RING, L.QP_SQ_MASK, L.QP_SQ_STRIDE),
-        (recvs, _stride(L.R_SGE, recv_sges), L.QP_RQ_RING, L.QP_RQ_MASK, L.QP_RQ_STRIDE),
-    ):
-        depth = 1 << max(0, depth - 1).bit_length()
-        h[q + ring] = t.rings.take(depth * stride)
-        h[q + mask], h[q + step] = depth - 1, stride
+    h[q + L.QP_SQ_RING], h[q + L.QP_SQ_MASK], h[q + L.QP_SQ_STRIDE] = rings[0], masks[0], strides[0]
+    h[q + L.QP_RQ_RING], h[q + L.QP_RQ_MASK], h[q + L.QP_RQ_STRIDE] = rings[1], masks[1], strides[1]
     reset_qp(t, q)
     h[L.H_QP_LIVE] = max(h[L.H_QP_LIVE], index + 1)
     return q
@@ -125,7 +135,7 @@ def reset_qp(t: Tables, q: int) -> None:
     """Back to RESET: queues empty, nothing in flight; numbers, rings and queues stay."""
     h = t.h
     release_faults(h, t.p, q)
-    forget(h, q + L.QP_PEND_HEAD)
+    forget_requests(h, q)
     forget(h, q + L.QP_LAND_HEAD)
     set_inflight(h, q, int(h[q + L.QP_UNA]), int(h[q + L.QP_UNA]))
     keep = {L.QP_NUMBER, L.QP_PD, L.QP_SEND_CQ, L.QP_RECV_CQ, L.QP_SIG_ALL, L.QP_QUEUED}
@@ -135,7 +145,19 @@ def reset_qp(t: Tables, q: int) -> None:
             h[q + word] = 0
     h[q + L.QP_STATE] = L.QPS_RESET
     h[q + L.QP_LAST_ID] = -1
-    h[q + L.QP_AT_PSN : q + L.QP_AT_PSN + L.READ_RING] = -1
+    _disown_batch(h, q)
+
+
+def _disown_batch(h: Words, q: int) -> None:
+    """What the current batch still has to finish for a QP is finished for nobody."""
+    for i in range(int(h[L.H_ACT_COUNT])):
+        a = int(h[L.H_ACT_BASE]) + i * L.ACT_WORDS
+        if h[a + L.A_QP] == q:
+            h[a + L.A_QP] = 0
+    for i in range(int(h[L.H_TX_COUNT])):
+        t = int(h[L.H_TX_BASE]) + i * L.TX_WORDS
+        if h[t + L.T_QP] == q:
+            h[t + L.T_SIDE] = 2
 
 
 @dataclass(frozen=True)
@@ -184,6 +206,7 @@ def to_rts(t: Tables, q: int, sending: Sending) -> None:
     psn = sending.sq_psn
     for word in (L.QP_SEND_PSN, L.QP_UNA, L.QP_DONE, L.QP_MAX_PSN):
         h[q + word] = psn
+    h[q + L.QP_ASKED] = psn - 1
     h[q + L.QP_TIMEOUT_NS] = timeout_ns(sending.timeout)
     h[q + L.QP_RETRY_MAX] = h[q + L.QP_RETRIES] = sending.retry_cnt
     h[q + L.QP_RNR_MAX] = h[q + L.QP_RNR_RETRIES] = sending.rnr_retry
@@ -195,7 +218,7 @@ def to_rts(t: Tables, q: int, sending: Sending) -> None:
 
 
 def remove_qp(t: Tables, q: int) -> None:
-    """Close a queue pair; nothing in the current batch refers to it afterwards (``finish`` skips its number)."""
+    """Close a queue pair; nothing that the current batch finishes refers to it afterwards."""
     h = t.h
     index = (q - int(h[L.H_QP_BASE])) // L.QP_WORDS
     reset_qp(t, q)
@@ -203,7 +226,9 @@ def remove_qp(t: Tables, q: int) -> None:
     t.rings.give(int(h[q + L.QP_RQ_RING]), int((h[q + L.QP_RQ_MASK] + 1) * h[q + L.QP_RQ_STRIDE]))
     h[q + L.QP_NUMBER] = 0
     h[q + L.QP_STATE] = L.QPS_FREE
-    t.free_qps.insert(0, index)
+    t.free_qps.insert(0, index)  # last in line: a late packet finds no newcomer
+    while h[L.H_QP_LIVE] > 0 and h[h[L.H_QP_BASE] + (h[L.H_QP_LIVE] - 1) * L.QP_WORDS + L.QP_NUMBER] == 0:
+        h[L.H_QP_LIVE] -= 1
 
 
 def post_send(
