@@ -5,6 +5,7 @@ file appears when it is complete, or not at all.
 """
 
 import argparse
+import errno
 from typing import Any
 
 EXAMPLES = """
@@ -54,26 +55,38 @@ class _complete_or_not_at_all:
 
     def __enter__(self) -> Any:
         import os
+        import stat
         import tempfile
 
-        import numpy as np
-
-        folder = os.path.dirname(os.path.abspath(self.path))
-        self._fd, self._temporary = tempfile.mkstemp(prefix=".unpinned-", suffix=".npy", dir=folder)
         try:
-            with os.fdopen(os.dup(self._fd), "wb") as file:
-                np.lib.format.write_array_header_1_0(file, _header(self.shape, self.dtype))
-                offset = file.tell()
-            nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-            if not nbytes:
-                return np.empty(self.shape, self.dtype)
-            os.posix_fallocate(self._fd, offset, nbytes)
-            return np.memmap(self._temporary, self.dtype, "r+", offset, self.shape)
+            self.path = os.path.realpath(self.path)
+            if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise OSError(errno.EINVAL, "it is there and no regular file")
+            folder = os.path.dirname(self.path)
+            self._fd, self._temporary = tempfile.mkstemp(prefix=".unpinned-", suffix=".npy", dir=folder)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}") from None
+        try:
+            return self._map()
         except BaseException as error:
             self._discard()
             if isinstance(error, OSError):
                 raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}") from None
             raise
+
+    def _map(self) -> Any:
+        import os
+
+        import numpy as np
+
+        with os.fdopen(os.dup(self._fd), "wb") as file:
+            np.lib.format.write_array_header_1_0(file, _header(self.shape, self.dtype))
+            offset = file.tell()
+        nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        if not nbytes:
+            return np.empty(self.shape, self.dtype)
+        os.posix_fallocate(self._fd, offset, nbytes)
+        return np.memmap(self._temporary, self.dtype, "r+", offset, self.shape)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import os

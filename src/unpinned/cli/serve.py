@@ -1,9 +1,9 @@
 """Serve files as remote arrays.
 
-Each PATH is a .npy file, or with --dtype a raw one, served under its name
-without the suffix or under NAME. Nothing is read or pinned: a file may be
-larger than memory. Without --address only this machine can connect; with one,
-clients need the token. Ends with Ctrl-C.
+Each PATH is a .npy file, or a raw one of the dtype given with --dtype, served
+under its name without the suffix or under NAME. Nothing is read or pinned: a
+file may be larger than memory. Without --address only this machine can connect;
+with one, clients need the token. Ends with Ctrl-C.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=None, metavar="N", help="TCP port (4791; 0: any)")
     parser.add_argument("--token-file", metavar="FILE", help="what clients must know; made if it does not exist")
     parser.add_argument("--writable", action="store_true", help="let clients write to the files")
-    parser.add_argument("--dtype", help="the files are raw, of this NumPy dtype")
+    parser.add_argument("--dtype", help="NumPy dtype of the files that are not .npy")
     parser.add_argument("--shape", type=_shape, metavar="N,N", help="shape of a raw file; -1 for what fits")
     parser.add_argument("--offset", type=int, default=0, metavar="BYTES", help="where a raw file's data begins")
 
@@ -64,7 +64,7 @@ def _files(arguments: argparse.Namespace) -> dict[str, Any]:
         path, name = _split(word)
         if name in found:
             raise CommandError(f"two files are called {name!r}: name one of them, {word}:OTHER")
-        raw = arguments.dtype is not None
+        raw = arguments.dtype is not None and not path.endswith(".npy")
         found[name] = RawFile(path, arguments.dtype, arguments.shape, arguments.offset) if raw else path
     return found
 
