@@ -1,10 +1,10 @@
 """The whole paging protocol against a small host and device written in plain Python, in any order of steps.
 
-The host owns the truth: which version of each page is mapped, and whether it may be written. It changes a range only when the
-notifier lets it, and holds what a deferral makes it hold. The device uses translations (its own cached ones first, where it has
-a cache) and has copies in flight. After every step: no entry disagrees with the truth, no copy and no cached translation
-means a frame that was given up, and the block is consistent. At the end everything that was begun ends. The last test proves that
-the schedules are not vacuous: every status of every step really comes up.
+The host owns the truth: which version of each page is mapped, and whether it may be written. It changes a range only
+when the notifier lets it, and holds what a deferral makes it hold. The device uses translations (its own cached ones
+first, where it has a cache) and has copies in flight. After every step: no entry disagrees with the truth, no copy and
+no cached translation means a frame that was given up, and the block is consistent. At the end everything that was
+begun ends.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class World:
     def __init__(self, choose: Random, seen: Counter[tuple[str, int]]) -> None:
         self.choose = choose
         self.answers = seen
-        self.p = create(levels=2, bits=2, leaves=5, regions=1, active=2, deferrals=2, revoked=1, dma=3, faults=3)
+        leaves = choose.choice([3, 5])  # with 3, the table evicts
+        self.p = create(levels=2, bits=2, leaves=leaves, regions=1, active=2, deferrals=2, revoked=1, dma=3, faults=3)
         self.p[P.TLB] = choose.random() < 0.5
         self.p[P.HUGE] = 0
         self.p[P.CHUNK_BYTES] = SIZE
@@ -122,7 +123,7 @@ class World:
     def step(self) -> None:
         rules = (
             (2, self.start), (2, self.poll), (3, self.change_and_finish), (1, self.upgrade), (2, self.discharge),
-            (8, self.use), (3, self.copied), (2, self.flush), (1, self.time_passes), (5, self.fault), (9, self.take),
+            (8, self.use), (2, self.copied), (2, self.flush), (1, self.time_passes), (5, self.fault), (9, self.take),
             (8, self.look), (8, self.commit), (1, self.leave), (4, self.resume),
         )  # fmt: skip
         self.choose.choices([rule for _, rule in rules], [weight for weight, _ in rules])[0]()
@@ -289,9 +290,8 @@ class World:
         assert status != P.PROTOCOL
         if status in (P.COMMITTED, P.FINISHED, P.OVER):
             for page in range(worker.pages[0], upto):
-                if (
-                    entry(self.p, page * SIZE) != before[page]
-                ):  # installed; a slot that is OVER may have installed nothing
+                # Installed, and not evicted since; a slot that is OVER may have installed nothing.
+                if entry(self.p, page * SIZE) not in (0, before[page]):
                     assert retag(self.p, page * SIZE, seen[page]) == 1
         if self.p[slot + P.FAULT_STATE] == P.FAULT_RUNNING and status in (P.COMMITTED, P.RETRY):
             self.next_chunk(slot)
@@ -374,14 +374,16 @@ def test_any_schedule(seed: int) -> None:
     run(seed, schedules=20, steps=200)
 
 
-@pytest.mark.parametrize("step, answers", REACHED.items())
-def test_every_answer_comes_up(step: str, answers: set[int], schedules: Counter[tuple[str, int]]) -> None:
-    assert {answer for name, answer in schedules if name == step} >= answers
-
-
-@pytest.fixture(scope="module")
-def schedules() -> Counter[tuple[str, int]]:
-    return run(2, schedules=60, steps=200)
+def test_every_answer_comes_up() -> None:
+    """The schedules are not vacuous: within a bounded number of them each status of each step is seen."""
+    seen: Counter[tuple[str, int]] = Counter()
+    missing = {(step, answer) for step, answers in REACHED.items() for answer in answers}
+    for batch in range(60):
+        seen += run(1000 + batch, schedules=10, steps=200)
+        missing -= set(seen)
+        if not missing:
+            return
+    raise AssertionError(f"never seen: {sorted(missing)}")
 
 
 def digest(seed: int) -> str:
