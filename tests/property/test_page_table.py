@@ -196,7 +196,7 @@ class SmallPageTable(PageTable):
 
 TestPageTable = PageTable.TestCase
 TestSmallPageTable = SmallPageTable.TestCase
-TestPageTable.settings = TestSmallPageTable.settings = settings(stateful_step_count=30, max_examples=60)
+TestPageTable.settings = TestSmallPageTable.settings = settings(stateful_step_count=30, max_examples=40)
 
 
 def test_retag_sets_the_frame_and_keeps_the_flags() -> None:
