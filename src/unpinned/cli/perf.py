@@ -46,24 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Be the client, the server or both."""
     from unpinned.cli import CommandError
-    from unpinned.perf import session
-    from unpinned.perf.table import Printer
 
     if arguments.loopback and arguments.host:
         raise CommandError("--loopback makes its own server: give no HOST with it")
-    stream = sys.stderr if arguments.json else sys.stdout
-    watcher = Printer(stream)
     if not arguments.host and not arguments.loopback:
-        return _serve(arguments, watcher)
-    options = _options(arguments)
-    if arguments.loopback:
-        from unpinned.perf.loopback import server
+        return _serve(arguments)
+    return _measure(arguments, _options(arguments))
 
-        with server() as connection:
-            results = session.run(connection, options, arguments.address, watcher)
-    else:
-        connection = session.call(arguments.host, arguments.port)
-        results = session.run(connection, options, _near(arguments, connection), watcher)
+
+def _measure(arguments: argparse.Namespace, options: Any) -> int:
+    """Be the client."""
+    from contextlib import ExitStack
+
+    from unpinned.perf import meeting
+    from unpinned.perf.loopback import server
+
+    with ExitStack() as stack:
+        if arguments.loopback:
+            address, connection = arguments.address, stack.enter_context(server())
+        else:
+            connection = stack.enter_context(meeting.call(arguments.host, arguments.port))
+            address = _near(arguments, connection)
+
+        from unpinned.perf import session
+        from unpinned.perf.table import Printer
+
+        stream = sys.stderr if arguments.json else sys.stdout
+        results = session.run(connection, options, address, Printer(stream))
     _finish(arguments, stream, options.as_dict(), results)
     return 0
 
@@ -80,19 +89,24 @@ def _options(arguments: argparse.Namespace) -> Any:
         raise CommandError(str(error)) from None
 
 
-def _serve(arguments: argparse.Namespace, watcher: Any) -> int:
+def _serve(arguments: argparse.Namespace) -> int:
     """Wait for one client and serve it."""
     from unpinned.cli._output import note
-    from unpinned.perf import session
+    from unpinned.perf import meeting
 
     address = arguments.address or "127.0.0.1"
-    with session.listen(address, arguments.port) as waiting:
+    with meeting.listen(address, arguments.port) as waiting:
         note(f"waiting for a client on {address} port {waiting.getsockname()[1]}: "
              f"unpinned perf {arguments.test} {address}")  # fmt: skip
         connection, _ = waiting.accept()
-    seen = session.Keeper(watcher)
+
+    from unpinned.perf import session
+    from unpinned.perf.table import Printer
+
+    stream = sys.stderr if arguments.json else sys.stdout
+    seen = session.Keeper(Printer(stream))
     session.serve(connection, arguments.test, arguments.address, seen)
-    _finish(arguments, sys.stderr if arguments.json else sys.stdout, seen.options, seen.results)
+    _finish(arguments, stream, seen.options, seen.results)
     return 0
 
 

@@ -50,8 +50,8 @@ class Options:
             raise ValueError("size: an atomic has 8 bytes")
         if self.is_latency and self.qps != 1:
             raise ValueError("qps: latency is measured on one queue pair")
-        if self.qps * self.stride * self.slots > 1 << 32:
-            raise ValueError("size: qps x size is more than 4 GiB")
+        if self.qps * self.stride * self.slots > 1 << 31:
+            raise ValueError("size: qps x size is more than 2 GiB")
 
     @property
     def verb(self) -> str:

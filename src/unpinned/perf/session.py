@@ -55,23 +55,6 @@ class Keeper(Watcher):
         self.watcher.result(options, result)
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """The socket on which a server waits. OSError, naming address and port, when it is taken."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        return socket.create_server((address, port), family=family, backlog=1)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from None
-
-
-def call(host: str, port: int) -> socket.socket:
-    """A connection to a server. OSError, naming it, when there is none."""
-    try:
-        return socket.create_connection((host, port), timeout=10.0)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot reach a server on {host} port {port}: {error.strerror or error}") from None
-
-
 def serve(connection: socket.socket, test: str | None, address: str | None, watcher: Watcher) -> None:
     """Be the server of one client, which says what is measured; *test*, if given, is what it must be."""
     control = Control(connection)

@@ -1,0 +1,87 @@
+"""`unpinned perf` between real processes: every test, both ways of being two ends, and clients that are none."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from unpinned.perf.options import TESTS
+from unpinned.remote.messages import Reader
+
+pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
+
+COMMAND = [sys.executable, "-m", "unpinned", "perf"]
+FIGURES = {
+    "bw": {"MsgSize", "n_iterations", "BW_peak", "BW_average", "MsgRate"},
+    "lat": {
+        "MsgSize", "n_iterations", "t_min", "t_max", "t_typical", "t_avg", "t_stdev", "percentile_99", "percentile_99.9",
+    },
+}  # fmt: skip
+
+
+def measured(*words: str) -> dict:
+    done = subprocess.run([*COMMAND, *words, "--json"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_every_test_runs_on_loopback(test):
+    document = measured(test, "--loopback", "-n", "37", "-t", "16")
+    (result,) = document["results"]
+    assert set(result) == FIGURES[test.partition("_")[2]]
+    assert result["n_iterations"] == 37
+    assert all(value > 0 for name, value in result.items() if name != "t_stdev")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--pinned", "-q", "3", "-m", "1024"), ("--implicit", "-D", "0.2", "-s", "3M", "-t", "3"), ("-a", "-n", "5")],
+    ids=" ".join,
+)
+def test_options(words):
+    document = measured("read_bw", "--loopback", *(() if "-n" in words or "-D" in words else ("-n", "20")), *words)
+    assert len(document["results"]) == (23 if "-a" in words else 1)
+
+
+class Server:
+    """`unpinned perf TEST` that waits for a client on a port of its own choosing."""
+
+    def __init__(self, test: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, test, "-p", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        found = re.search(r"port (\d+)", self.process.stderr.readline())
+        assert found
+        self.port = int(found[1])
+
+    def end(self) -> tuple[int, str, str]:
+        try:
+            out, errors = self.process.communicate(timeout=60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        return self.process.returncode, out, errors
+
+
+def test_server_and_client_report_the_same():
+    server = Server("send_bw")
+    theirs = measured("send_bw", "127.0.0.1", "-p", str(server.port), "-n", "100", "-s", "4K")
+    status, out, errors = server.end()
+    assert status == 0, errors
+    assert json.loads(out)["results"] == theirs["results"]
+
+
+def test_a_client_that_is_none_ends_the_server_in_one_sentence():
+    server = Server("read_bw")
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        connection.settimeout(60)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert "error" in Reader(1 << 16).feed(answer)[0]
+    status, out, errors = server.end()
+    assert (status, out) == (1, "")
+    assert errors.count("\n") == 1 and "Traceback" not in errors
