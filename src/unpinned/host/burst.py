@@ -53,7 +53,8 @@ def take_datagrams(e, h, b, u, solver):
         step = u[r + H.RX_SEGMENT]
         if left == 0:
             h[L.C_TRUNCATED] += 1
-        if u[r + H.RX_HI] != e[E.E_RX_HI] or u[r + H.RX_LO] != e[E.E_RX_LO] or u[r + H.RX_PORT] != e[E.E_RX_PORT] or e[E.E_RX_TEMPLATE] == 0:
+        known = u[r + H.RX_HI] == e[E.E_RX_HI] and u[r + H.RX_LO] == e[E.E_RX_LO] and u[r + H.RX_PORT] == e[E.E_RX_PORT]
+        if not known or e[E.E_RX_TEMPLATE] == 0:
             e[E.E_RX_HI] = u[r + H.RX_HI]
             e[E.E_RX_LO] = u[r + H.RX_LO]
             e[E.E_RX_PORT] = u[r + H.RX_PORT]
@@ -111,7 +112,8 @@ def send_packets(e, h, p, b, u):
             i += 1
             continue
         q = h[t + L.T_QP]
-        if h[q + L.QP_PEER_HI] != e[E.E_TX_HI] or h[q + L.QP_PEER_LO] != e[E.E_TX_LO] or h[q + L.QP_PEER_PORT] != e[E.E_TX_PORT] or e[E.E_TX_TEMPLATE] == 0:
+        known = h[q + L.QP_PEER_HI] == e[E.E_TX_HI] and h[q + L.QP_PEER_LO] == e[E.E_TX_LO] and h[q + L.QP_PEER_PORT] == e[E.E_TX_PORT]
+        if not known or e[E.E_TX_TEMPLATE] == 0:
             e[E.E_TX_HI] = h[q + L.QP_PEER_HI]
             e[E.E_TX_LO] = h[q + L.QP_PEER_LO]
             e[E.E_TX_PORT] = h[q + L.QP_PEER_PORT]

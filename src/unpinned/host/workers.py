@@ -46,17 +46,19 @@ def serve(e, h, p, slot):
     """Bring one fault's range in, chunk by chunk."""
     while True:
         lock(e, E.E_LOCK)
-        more = fault_chunk(p, slot)
+        if fault_chunk(p, slot) == 0:
+            unlock(e, E.E_LOCK)
+            return 0
         start = p[slot + P.FAULT_CURSOR]
         end = p[slot + P.FAULT_CHUNK_END]
         write = p[slot + P.FAULT_WRITE]
         unlock(e, E.E_LOCK)
-        if more == 0:
-            return 0
         error = populate(start, end, write)
         lock(e, E.E_LOCK)
         token = p[slot + P.FAULT_TOKEN]
-        fault_commit(p, slot, error, monotonic_ns())
+        status = fault_commit(p, slot, error, monotonic_ns())
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)
         kick(e)
+        if status != P.COMMITTED and status != P.RETRY:
+            return 0  # over: the slot may be another worker's by now
