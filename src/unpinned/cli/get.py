@@ -79,14 +79,9 @@ class _complete_or_not_at_all:
 
         import numpy as np
 
-        with os.fdopen(os.dup(self._fd), "wb") as file:
-            np.lib.format.write_array_header_1_0(file, _header(self.shape, self.dtype))
-            offset = file.tell()
-        nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        if not nbytes:
-            return np.empty(self.shape, self.dtype)
-        os.posix_fallocate(self._fd, offset, nbytes)
-        return np.memmap(self._temporary, self.dtype, "r+", offset, self.shape)
+        mapped = np.lib.format.open_memmap(self._temporary, "w+", self.dtype, self.shape)
+        os.posix_fallocate(self._fd, 0, mapped.offset + mapped.nbytes)
+        return mapped
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import os
@@ -110,9 +105,3 @@ class _complete_or_not_at_all:
 
         os.unlink(self._temporary)
         os.close(self._fd)
-
-
-def _header(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
-    from numpy.lib.format import dtype_to_descr
-
-    return {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

@@ -52,7 +52,7 @@ def parse_address(text: str | Address) -> Address:
     else:
         host, _, digits = text.partition(":")
         port = digits if ":" in text else None
-    if not host or "/" in host or (port is not None and not (port.isdigit() and 0 < int(port) < 65536)):
+    if not host or set(host) & set("/[] ") or (port is not None and not (port.isdigit() and 0 < int(port) < 65536)):
         raise ValueError(f"{text!r} is no address: HOST, HOST:PORT or [IPV6]:PORT is needed")
     return Address(host, DEFAULT_PORT if port is None else int(port))
 

@@ -246,7 +246,8 @@ def _broadcast(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         return np.broadcast_to(values, shape)
     except ValueError:
-        raise ValueError(f"could not broadcast input array from shape {values.shape} into shape {shape}") from None
+        here, there = (str(lengths).replace(" ", "") for lengths in (values.shape, shape))
+        raise ValueError(f"could not broadcast input array from shape {here} into shape {there}") from None
 
 
 def _reopen(client: Client, array: Description) -> RemoteArray:

@@ -44,8 +44,6 @@ class Link:
         self._requests = 0
         self._lost = ""
         self._socket = _dial(address)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
         try:
             welcome = self._shake_hands(token)
             self.arrays = {found.name: found for found in map(from_message, M.items(welcome, "arrays", ARRAYS_MAX))}
@@ -108,7 +106,9 @@ class Link:
         if self._lost:
             raise Disconnected(self._lost)
         try:
-            if not self._poll.poll(0):
+            poll = select.poll()  # one for each call: threads cannot share one
+            poll.register(self._socket, select.POLLIN)
+            if not poll.poll(0):
                 return
             ended = self._socket.recv(1, socket.MSG_PEEK) == b""
         except OSError as error:
