@@ -1,8 +1,8 @@
 """Compile every kernel that is called from Python before it is needed, in as many processes as there are cores.
 
 Two threads compile no faster than one (the compiler holds a lock), two processes do. Each worker asks for the next
-entry point when it has finished one, so the work balances itself; what a worker has compiled the others load.
-``ENTRY_POINTS`` is in order: **callees before callers**, or two workers compile one callee at the same time.
+piece when it has finished one, so the work balances itself. First come the `PARTS` that the entry points consist of,
+then these; what one worker compiles the others wait for or load.
 
 A stamp file whose name covers all sources says that nothing is left to do: then `ensure` costs milliseconds.
 """
@@ -25,25 +25,44 @@ from typing import Any
 
 from numba.core import types
 
-from unpinned.compiled import cache
+from unpinned.compiled import cache, linking
 from unpinned.compiled.decorator import INTERPRETED
 
 ENTRY_POINTS: list[tuple[str, str, str]] = [
     # (module, function, arguments: a letter each, see LETTERS)
-    ("unpinned.compiled.crc32", "crc32", "iii"),
-    ("unpinned.wire.icrc", "icrc", "biiiii"),
-    ("unpinned.wire.icrc", "put_icrc", "biiiii"),
-    ("unpinned.wire.icrc", "solve", "iiw"),
-    ("unpinned.wire.icrc", "verify", "biiiiiiw"),
-    ("unpinned.wire.icrc", "template4", "biiiii"),
-    ("unpinned.wire.icrc", "template6", "biiiiiii"),
-    ("unpinned.wire.headers", "put_bth", "biiiiiii"),
-    ("unpinned.wire.headers", "put_reth", "biiii"),
-    ("unpinned.wire.headers", "put_aeth", "biii"),
-    ("unpinned.compiled.libc", "monotonic_ns", ""),
-    ("unpinned.compiled.libc", "futex_wait", "iii"),
+    ("unpinned.host.engine", "enter", "wiiiiw"),
+    ("unpinned.host.notify", "notify", "w"),
+    ("unpinned.host.workers", "work", "w"),
+    ("unpinned.host.control", "write_words", "ww"),
+    ("unpinned.host.control", "install_qp", "wiw"),
+    ("unpinned.host.control", "reset_qp", "wii"),
+    ("unpinned.host.control", "break_qp", "wi"),
+    ("unpinned.host.control", "clear_cq", "wi"),
+    ("unpinned.host.control", "arm_cq", "wii"),
+    ("unpinned.host.control", "open_region", "wiw"),
+    ("unpinned.host.control", "revoke_regions", "wi"),
+    ("unpinned.host.control", "close_region", "wiiii"),
+    ("unpinned.host.control", "faults_of", "wiiii"),
+    ("unpinned.host.control", "begin_faults", "wiiiii"),
+    ("unpinned.host.control", "serve_device", "wi"),
+    ("unpinned.host.control", "leave_device", "wi"),
+    ("unpinned.host.control", "end_notifier", "w"),
+    ("unpinned.host.pagemap", "resident", "iiw"),
     ("unpinned.compiled.libc", "futex_wake", "ii"),
 ]
+"""What Python calls."""
+
+PARTS: list[tuple[str, str, str]] = [
+    ("unpinned.hca.device", "receive", "wwbi"),
+    ("unpinned.host.burst", "take_datagrams", "wwbww"),
+    ("unpinned.host.copies", "execute", "wbw"),
+    ("unpinned.host.burst", "scan_faults", "wwww"),
+    ("unpinned.host.burst", "send_packets", "wwwbw"),
+    ("unpinned.hca.device", "turns", "wwbi"),
+    ("unpinned.hca.device", "timers", "wwi"),
+    ("unpinned.hca.device", "finish", "wwi"),
+]
+"""What the entry points share, in pieces that several processes can compile at once."""
 
 LETTERS = {"i": types.int64, "w": types.int64[::1], "b": types.uint8[::1]}
 """i: a number; w: a block of words, ``int64[:]``; b: the byte arena, ``uint8[:]``."""
@@ -64,6 +83,7 @@ def ensure(
     does the work; another waits and finds it done. Raises RuntimeError when a kernel does not compile.
     """
     chosen = list(ENTRY_POINTS if entries is None else entries)
+    pieces = [(*part, "part") for part in PARTS if entries is None] + [(*entry, "whole") for entry in chosen]
     if INTERPRETED or not chosen:
         return 0
     stamp = cache.root() / f"complete-{_fingerprint(chosen)}"
@@ -73,10 +93,10 @@ def ensure(
     with _alone():
         if stamp.exists():
             return 0
-        count = min(processes or len(os.sched_getaffinity(0)), len(chosen))
+        count = min(processes or len(os.sched_getaffinity(0)), len(pieces))
         say(f"compiling {len(chosen)} kernels in {count} processes, once (kept in {cache.root()})")
         began = time.monotonic()
-        slowest = sorted(_run(chosen, count, say), reverse=True)[:3]
+        slowest = sorted(_run(pieces, count, say), reverse=True)[:3]
         names = ", ".join(f"{name} {seconds:.1f} s" for seconds, name in slowest)
         say(f"compiled in {time.monotonic() - began:.0f} s (longest: {names})")
         stamp.touch()
@@ -103,7 +123,7 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _run(entries: list[tuple[str, str, str]], count: int, say: Callable[[str], None]) -> list[tuple[float, str]]:
+def _run(entries: list[tuple[str, str, str, str]], count: int, say: Callable[[str], None]) -> list[tuple[float, str]]:
     """Hand *entries* to *count* workers; (seconds, name) of each."""
     workers = [_Worker(entries) for _ in range(count)]
     waiting = iter(range(len(entries)))
@@ -134,7 +154,7 @@ def _run(entries: list[tuple[str, str, str]], count: int, say: Callable[[str], N
 class _Worker:
     """A process of ours that compiles what it is given: an index in, seconds out."""
 
-    def __init__(self, entries: list[tuple[str, str, str]]) -> None:
+    def __init__(self, entries: list[tuple[str, str, str, str]]) -> None:
         source = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
         self.entries = entries
@@ -161,7 +181,7 @@ class _Worker:
     def take(self) -> tuple[float, str]:
         """(seconds, name) of the entry it has compiled."""
         assert self.current is not None
-        module, function, letters = self.entries[self.current]
+        module, function, letters, _ = self.entries[self.current]
         answer = self.answers.readline()
         try:
             return float(answer), function
@@ -184,20 +204,24 @@ def work() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that a module prints may pass for an answer
     for line in sys.stdin:
-        module, function, letters = line.rstrip("\n").split("\t")
+        module, function, letters, form = line.rstrip("\n").split("\t")
         began = time.monotonic()
         try:
-            compile_entry(module, function, letters)
+            compile_entry(module, function, letters, form)
         except Exception as error:
             print(" ".join(f"{type(error).__name__}: {error}".split())[:1000], file=answers, flush=True)
         else:
             print(time.monotonic() - began, file=answers, flush=True)
 
 
-def compile_entry(module: str, function: str, letters: str) -> None:
-    """Compile one entry point in this process, or load it."""
+def compile_entry(module: str, function: str, letters: str, form: str = "whole") -> None:
+    """Compile one entry point, or what kernels need of it, in this process; or load it."""
     dispatcher: Any = getattr(importlib.import_module(module), function)
-    dispatcher.compile(tuple(LETTERS[letter] for letter in letters))
+    arguments = tuple(LETTERS[letter] for letter in letters)
+    if form == "part" and linking.SUPPORTED:
+        dispatcher.part(arguments)
+    elif form == "whole":
+        dispatcher.compile(arguments)
 
 
 def _prune() -> None:

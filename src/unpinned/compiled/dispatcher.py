@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from typing import Any
 
 from numba.core import errors, sigutils, types, typing
@@ -78,19 +79,24 @@ class Kernel(CPUDispatcher):  # type: ignore[misc]
         """The part for these argument types: known, loaded or compiled."""
         with global_compiler_lock, self._compiling_counter:
             if arguments not in self.overloads:
-                result = self._load_part(arguments)
-                if result is None:
-                    try:
-                        result = self._compiler.compile(arguments, None)
-                    except errors.ForceLiteralArg as error:
-                        raise errors.TypingError(f"{self.py_func.__name__} wants a literal argument") from error
-                    result = result._replace(entry_point=object())  # the key that callers find it by
-                    self._save_part(arguments, result)
+                result = self._load_part(arguments) or self._make_part(arguments)
                 self.targetctx.insert_user_function(result.entry_point, result.fndesc, [result.library])
                 self.overloads[arguments] = result
             return self.overloads[arguments]
 
     # --- parts -------------------------------------------------------------------------------
+
+    def _make_part(self, arguments: tuple[Any, ...]) -> CompileResult:
+        with cache.claim(self.kept.place(arguments, "part")) if self.kept else nullcontext():
+            result = self._load_part(arguments)  # another process may just have finished
+            if result is None:
+                try:
+                    result = self._compiler.compile(arguments, None)
+                except errors.ForceLiteralArg as error:
+                    raise errors.TypingError(f"{self.py_func.__name__} wants a literal argument") from error
+                result = result._replace(entry_point=object())  # the key that callers find it by
+                self._save_part(arguments, result)
+        return result
 
     def _save_part(self, arguments: tuple[Any, ...], result: CompileResult) -> None:
         part = result.library

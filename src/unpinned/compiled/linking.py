@@ -79,15 +79,21 @@ class Whole(JITCodeLibrary):  # type: ignore[misc]
 
     def __init__(self, codegen: Any, name: str) -> None:
         super().__init__(codegen, name)
+        self._wrapper = ""
         self.enable_object_caching()
 
     def take(self, part: Part, wrapper: str) -> None:
         """Link *part* and all it calls; only the function *wrapper* is to be seen from outside."""
+        self._wrapper = wrapper
         for each in part.everything():
             each._ensure_finalized()
             self._final_module.link_in(each._final_module, preserve=True)
+
+    def _optimize_final_module(self) -> None:
+        super()._optimize_final_module()
+        # Not before: LLVM makes one enormous function of whatever is called once and is not to be seen from outside.
         for function in self._final_module.functions:
-            if not function.is_declaration and function.name != wrapper:
+            if not function.is_declaration and function.name != self._wrapper:
                 function.linkage = "internal"
 
     @classmethod

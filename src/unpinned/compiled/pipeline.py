@@ -16,6 +16,8 @@ from numba.core.compiler import Compiler
 from numba.core.compiler_machinery import FunctionPass, PassManager, register_pass
 from numba.core.typing import Context
 
+from unpinned.compiled.lowering import KernelLowering
+
 _PLAIN = {getattr(operator, name) for name in operator.__all__} | {bool, int, min, max, abs, range, len}
 """Functions whose result type depends on the types of their arguments only, never on their values."""
 
@@ -98,7 +100,7 @@ class Pipeline(Compiler):  # type: ignore[misc]
             typed_passes.PreLowerStripPhis,
             typed_passes.IRLegalization,
             typed_passes.AnnotateTypes,
-            typed_passes.NativeLowering,
+            KernelLowering,
             typed_passes.NoPythonBackend,
         ):
             manager.add_pass(each, each.__name__)
