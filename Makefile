@@ -15,7 +15,7 @@ help: ## these lines
 demo: compile ## what this is, on your machine: a minute
 	@.venv/bin/unpinned demo $(ARGS)
 
-test: lint ## lint, then the tests: bounds-checked, interpreted, compiled
+test: lint compile ## lint, then the tests: bounds-checked, interpreted, compiled
 	@scripts/test
 
 test-bounds test-interpreted test-compiled: $(DEV) ## one of the three; ARGS="-k name" goes to pytest
