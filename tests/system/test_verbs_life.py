@@ -130,6 +130,8 @@ except OSError as error:
     assert f"UDP port 4791 on {context.address} is in use, perhaps by another unpinned process" in text
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_thousand_times_open_and_close(no_leaks):
     def once(i: int) -> None:
         end, other = End.open(4096, channel=True), End.open(np.zeros(4096, "u1"))

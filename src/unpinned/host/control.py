@@ -72,9 +72,25 @@ def kept(word):
 
 
 @kernel
+def clean_cq(h, cq, number):
+    """Take the completions of a queue pair out of a completion queue, the others keep their order."""
+    ring = h[cq + L.CQ_RING]
+    mask = h[cq + L.CQ_MASK]
+    stay = h[cq + L.CQ_HEAD]
+    for i in range(h[cq + L.CQ_HEAD], h[cq + L.CQ_TAIL]):
+        c = ring + (i & mask) * L.CQE_WORDS
+        if h[c + L.E_QPN] != number:
+            for k in range(L.CQE_WORDS):
+                h[ring + (stay & mask) * L.CQE_WORDS + k] = h[c + k]
+            stay += 1
+    h[cq + L.CQ_TAIL] = stay
+    return 0
+
+
+@kernel
 def reset_qp(e, q, state):
-    """Empty a queue pair and put it into ``state`` (RESET or FREE); NOT_NOW while a batch is between its copies and
-    its completions, which may refer to it.
+    """Empty a queue pair, its completions included, and put it into ``state`` (RESET or FREE); NOT_NOW while a batch is
+    between its copies and its completions, which may refer to it.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
@@ -85,6 +101,8 @@ def reset_qp(e, q, state):
         forget(h, q + L.QP_PEND_HEAD)
         forget(h, q + L.QP_LAND_HEAD)
         set_inflight(h, q, h[q + L.QP_UNA], h[q + L.QP_UNA])
+        clean_cq(h, h[q + L.QP_SEND_CQ], h[q + L.QP_NUMBER])
+        clean_cq(h, h[q + L.QP_RECV_CQ], h[q + L.QP_NUMBER])
         for word in range(L.QP_WORDS):
             if not kept(word):
                 h[q + word] = 0

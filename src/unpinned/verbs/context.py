@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from unpinned.hca import layout as L
-from unpinned.host.device import REGIONS, Device, close_device, open_device
+from unpinned.host.device import Device, close_device, open_device
+from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
 from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID
@@ -23,6 +24,9 @@ MAX_CQE = 1 << 20
 class Resource:
     """What contexts, domains, queues and regions have in common: closed once, by hand, by ``with``, or by the collector."""
 
+    _what = "resource"
+    _device: Device
+
     def __init__(self) -> None:
         self._children: weakref.WeakSet[Resource] = weakref.WeakSet()
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -35,7 +39,15 @@ class Resource:
 
     @property
     def closed(self) -> bool:
-        return self._finalizer is None or not self._finalizer.alive
+        """Is it closed? In a forked child everything of the parent's is."""
+        return self._finalizer is None or not self._finalizer.alive or self._device.closed
+
+    @property
+    def device(self) -> Device:
+        """The device below. OSError ENODEV when this is closed, or came with a fork."""
+        if self.closed:
+            raise closed(self._what)
+        return self._device
 
     def close(self) -> None:
         """Close what was made from this, then this. Idempotent."""
@@ -127,18 +139,13 @@ class Context(Resource):
     address, EADDRNOTAVAIL when it is not this machine's.
     """
 
+    _what = "context"
+
     def __init__(self, name: str | None = None, address: str | None = None, *, port: int = ROCE_PORT) -> None:
         super().__init__()
         wanted = address if address is not None else name
         self._device = open_device(wanted.removeprefix(_PREFIX) if wanted else None, integer("port", port, 0, 65535))
         self._release_with(_close, self._device)
-
-    @property
-    def device(self) -> Device:
-        """The device below. OSError ENODEV when this context is closed, or came with a fork."""
-        if self.closed or self._device.closed:
-            raise closed(f"context on {self._device.address}")
-        return self._device
 
     @property
     def name(self) -> str:

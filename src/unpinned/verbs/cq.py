@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
 from unpinned.host import process
-from unpinned.host.device import WAIT_SLICE_NS, Device, Queue, poll
+from unpinned.host.device import WAIT_SLICE_NS, Device, poll
+from unpinned.host.queues import Queue
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
 from unpinned.verbs.errors import ArgumentError, CompletionError, closed, integer, wc_status_to_str
@@ -106,7 +107,7 @@ def _close_channel(event: _Event, wait: bool) -> None:
 
 
 def _close_cq(device: Device, queue: Queue, event: _Event | None, wait: bool) -> None:
-    device.destroy_cq(queue, wait, _Parting(event) if event else None)
+    device.queues.destroy_cq(queue, wait, _Parting(event) if event else None)
 
 
 class _Parting:
@@ -132,17 +133,19 @@ class CompChannel(Resource):
     For select, poll and epoll it is a file object (``fileno``); in asyncio, ``cq = await channel``. Closing it closes its queues.
     """
 
+    _what = "completion channel"
+
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context = context
-        self._event = _Event(context.device)
+        self._device = context.device
+        self._event = _Event(self._device)
         self._release_with(_close_channel, self._event)
         context._children.add(self)
 
     def fileno(self) -> int:
         """The event descriptor, non-blocking. ENODEV when the channel is closed, or came with a fork."""
-        if self.closed or self.context.closed or self.context._device.closed:
-            raise closed("completion channel")
+        self.device.check()
         return self._event.fd
 
     @property
@@ -207,6 +210,8 @@ class CQ(Resource):
         comp_vector: 0.
     """
 
+    _what = "completion queue"
+
     def __init__(
         self, context: Context, cqe: int, cq_context: Any = None, channel: CompChannel | None = None, comp_vector: int = 0
     ) -> None:
@@ -220,7 +225,7 @@ class CQ(Resource):
         if channel is not None:
             channel.fileno()
             event = channel._event
-        self._queue = self._device.create_cq(integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1)
+        self._queue = self._device.queues.create_cq(integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1)
         if event is not None:
             event.queues += 1
         self._armed = False
@@ -259,8 +264,8 @@ class CQ(Resource):
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
         device, queue = self._device, self._queue
         while True:
-            if self.closed or device.closed:
-                raise closed("completion queue")
+            if self.closed:
+                raise closed(self._what)
             # In slices: Python's signal handlers run in between, and another thread may close the queue.
             got = poll(device, queue.cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
             timeout_ns -= WAIT_SLICE_NS
@@ -272,10 +277,9 @@ class CQ(Resource):
         already are not announced: poll once more after this."""
         if self.comp_channel is None:
             raise ArgumentError("channel", "the queue was made without one")
-        if self.closed:
-            raise closed("completion queue")
+        device = self.device
         self._armed = True
-        self._device.arm_cq(self._queue, bool(solicited_only))
+        device.queues.arm_cq(self._queue, bool(solicited_only))
 
     def ack_events(self, num_events: int) -> None:
         """Nothing to do here: an event that was taken is acknowledged."""

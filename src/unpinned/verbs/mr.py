@@ -13,12 +13,13 @@ import errno
 import os
 from typing import Any
 
-from unpinned.host.device import Device, Region
+from unpinned.host.device import Device
 from unpinned.host.memory import Mapping, map_buffer, map_file
 from unpinned.host.owned import empty
+from unpinned.host.regions import Region
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, closed, integer, unsupported
+from unpinned.verbs.errors import ArgumentError, integer, unsupported
 from unpinned.verbs.memory import Buffer, buffer_of, peek, poke
 from unpinned.verbs.pd import PD
 
@@ -45,6 +46,8 @@ class MR(Resource):
     OSError: EINVAL, EACCES (write access to a read-only buffer), EFAULT (nothing is mapped there), ENOMEM or EPERM
     (RLIMIT_MEMLOCK).
     """
+
+    _what = "memory region"
 
     def __init__(
         self,
@@ -87,16 +90,17 @@ class MR(Resource):
         self.access = access
         self.on_demand = bool(access & e.IBV_ACCESS_ON_DEMAND)
         try:
-            device = pd.device
+            self._device = pd.device
         except OSError:
             if mapping is not None:
                 mapping.close()
             raise
         if mapping is None:
-            self.region = device.register_implicit(pd=pd.handle, access=access & _RIGHTS)
+            self.region = self._device.regions.register_implicit(pd=pd.handle, access=access & _RIGHTS)
         else:
-            self.region = device.register(mapping, pd=pd.handle, access=access & _RIGHTS, pinned=not self.on_demand)
-        self._release_with(_close, device, self.region)
+            rights = access & _RIGHTS
+            self.region = self._device.regions.register(mapping, pd=pd.handle, access=rights, pinned=not self.on_demand)
+        self._release_with(_close, self._device, self.region)
         self.pd = pd
         pd._children.add(self)
 
@@ -137,12 +141,12 @@ class MR(Resource):
     @property
     def counters(self) -> dict[str, int]:
         """Page faults, pages brought in, invalidations by cause, ... since the region was opened."""
-        self._check()
+        self.device.check()
         return self.region.counters()
 
     def resident_bytes(self) -> int:
         """Bytes of the region that are in memory now."""
-        self._check()
+        self.device.check()
         return self.region.resident_bytes()
 
     def covers(self, addr: int, length: int) -> bool:
@@ -151,23 +155,19 @@ class MR(Resource):
 
     def read(self, length: int, offset: int = 0) -> bytes:
         """Bytes [offset, offset + length) of the region. EFAULT where its memory is gone."""
-        self._check()
+        self.device.check()
         integer("offset", offset, 0, self.length)
         return peek(self.buf + offset, integer("length", length, 0, self.length - offset))
 
     def write(self, data: Any, length: int | None = None, offset: int = 0) -> None:
         """Write *data* (text: as UTF-8), or its first *length* bytes, at *offset*. EFAULT where the memory is gone."""
-        self._check()
+        self.device.check()
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         size = integer("length", view.nbytes if length is None else length, 0, view.nbytes)
         integer("offset", offset, 0, self.length)
         if size > self.length - offset:
             raise ArgumentError("length", f"{size} bytes at {offset} do not fit the region's {self.length}")
         poke(self.buf + offset, view[:size])
-
-    def _check(self) -> None:
-        if self.closed or self.region.device.closed:
-            raise closed("memory region")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.length} bytes at {self.buf:#x}, {self.kind}{', closed' if self.closed else ''}>"
@@ -220,4 +220,4 @@ def _check_access(access: int) -> int:
 
 
 def _close(device: Device, region: Region, wait: bool) -> None:
-    device.deregister(region, wait)
+    device.regions.deregister(region, wait)

@@ -6,10 +6,9 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from unpinned.host.device import Device
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Context, Resource
-from unpinned.verbs.errors import ArgumentError, closed, integer
+from unpinned.verbs.errors import ArgumentError, integer
 from unpinned.verbs.wr import SGE
 
 if TYPE_CHECKING:
@@ -20,21 +19,17 @@ if TYPE_CHECKING:
 class PD(Resource):
     """A protection domain of *creator*. Closing it closes its queue pairs and regions."""
 
+    _what = "protection domain"
+
     def __init__(self, creator: Context) -> None:
         super().__init__()
         if not isinstance(creator, Context):
             raise TypeError(f"creator: a Context is needed, not {type(creator).__name__}")
         self.context = creator
-        self.handle = next(creator.device.pds)
+        self._device = creator.device
+        self.handle = next(self._device.pds)
         self._release_with(_nothing)
         creator._children.add(self)
-
-    @property
-    def device(self) -> Device:
-        """The device below; ENODEV when the domain or its context is closed."""
-        if self.closed:
-            raise closed("protection domain")
-        return self.context.device
 
     def advise_mr(self, advise: int, flags: int, sg_list: Sequence[SGE]) -> int:
         """Bring pages in before they are asked for (IBV_ADVISE_MR_ADVICE_*); 0.
@@ -56,7 +51,7 @@ class PD(Resource):
         for mr, piece in pieces:
             if piece.length and mr.on_demand:
                 resident_only = advice == e.IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT
-                device.prefetch(mr.region, piece.addr, piece.length, write=write, resident_only=resident_only, wait=wait)
+                device.regions.prefetch(mr.region, piece.addr, piece.length, write=write, resident_only=resident_only, wait=wait)
         return 0
 
     def _region_of(self, index: int, piece: SGE) -> MR:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import secrets
+import threading
 import warnings
 from typing import Any
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
 from unpinned.hca import setup
-from unpinned.host import device as host
+from unpinned.host.device import Device, post
 from unpinned.host.owned import empty
+from unpinned.host.queues import QueuePair
 from unpinned.verbs import batch, states
 from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
@@ -40,6 +42,8 @@ class QP(Resource):
     OSError: EOPNOTSUPP for another type than RC and for a shared receive queue, ENOMEM when the device is full.
     """
 
+    _what = "queue pair"
+
     def __init__(self, creator: PD, init_attr: QPInitAttr, qp_attr: QPAttr | None = None) -> None:
         super().__init__()
         check_init(init_attr)
@@ -53,7 +57,7 @@ class QP(Resource):
                 raise closed(f"{name} of the queue pair")
             if cq._device is not self._device:
                 raise ArgumentError(name, "the queue is of another device")
-        self._pair = self._device.create_qp(
+        self._pair = self._device.queues.create_qp(
             pd=creator.handle, send_cq=self.scq._queue, recv_cq=self.rcq._queue, sends=cap.max_send_wr, recvs=cap.max_recv_wr,
             send_sges=cap.max_send_sge, recv_sges=cap.max_recv_sge, sig_all=bool(init_attr.sq_sig_all),
         )  # fmt: skip
@@ -62,6 +66,7 @@ class QP(Resource):
         self._init_attr = init_attr
         self._attr = QPAttr(qp_state=e.IBV_QPS_RESET, sq_psn=secrets.randbits(24))
         self._inline: tuple[NDArray[np.uint8], MR] | None = None
+        self._turn = threading.Lock()
         h = self._device.h
         self._stride = int(h[self._q + L.QP_SQ_STRIDE])
         self._recv_stride = int(h[self._q + L.QP_RQ_STRIDE])
@@ -73,13 +78,6 @@ class QP(Resource):
             self.to_init(qp_attr)
 
     # ---- state -----------------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> host.Device:
-        """The device below; ENODEV when the queue pair is closed, or came with a fork."""
-        if self.closed or self._device.closed:
-            raise closed("queue pair")
-        return self._device
 
     @property
     def qp_num(self) -> int:
@@ -145,9 +143,9 @@ class QP(Resource):
             raise ArgumentError("cur_qp_state", f"the queue pair is in {states.STATES[state]}")
         states.check(self.qp_num, state, new, comp_mask)
         if new == e.IBV_QPS_RESET:
-            self.device.reset_qp(self._pair)
+            self.device.queues.reset_qp(self._pair)
         elif new == e.IBV_QPS_ERR:
-            self.device.to_error(self._pair)
+            self.device.queues.to_error(self._pair)
         elif not self._change(qp_attr, state, new, comp_mask):
             raise OSError(errno.EINVAL, f"{self._name}: it left {states.STATES[state]} meanwhile")
         self._remember(qp_attr, comp_mask)
@@ -155,7 +153,7 @@ class QP(Resource):
     def _change(self, attr: QPAttr, state: int, new: int, mask: int) -> bool:
         if (state, new) == (e.IBV_QPS_INIT, e.IBV_QPS_RTR):
             access = attr.qp_access_flags if mask & e.IBV_QP_ACCESS_FLAGS else self._attr.qp_access_flags
-            return self.device.to_rtr(self._pair, self._path(attr, access))
+            return self.device.queues.to_rtr(self._pair, self._path(attr, access))
         words: dict[int, int] = {}
         if mask & e.IBV_QP_ACCESS_FLAGS:
             words[L.QP_ACCESS] = attr.qp_access_flags & _QP_ACCESS
@@ -164,8 +162,8 @@ class QP(Resource):
         if (state, new) == (e.IBV_QPS_RTR, e.IBV_QPS_RTS):
             words[L.QP_PARK_NS] = park_ns(attr.timeout, self._attr.peer_unpinned)
             sending = setup.Sending(attr.sq_psn, attr.timeout, attr.retry_cnt, attr.rnr_retry, attr.max_rd_atomic)
-            return self.device.to_rts(self._pair, sending, words)
-        return self.device.change_qp(self._pair, state, {L.QP_STATE: new, **words})
+            return self.device.queues.to_rts(self._pair, sending, words)
+        return self.device.queues.change(self._pair, state, {L.QP_STATE: new, **words})
 
     def _path(self, attr: QPAttr, access: int) -> setup.Path:
         gid = attr.ah_attr.dgid
@@ -234,8 +232,10 @@ class QP(Resource):
         while current is not None:
             try:
                 self._check_send(current)
-                words = self._inlined(current) if current.send_flags & e.IBV_SEND_INLINE else current._words
-                if not host.post(device, self._q, words, 1, False):
+                inline = current.send_flags & e.IBV_SEND_INLINE
+                with self._turn:  # inline data lies beside the entry that its request gets
+                    taken = self._post_inline(current) if inline else post(device, self._q, current._words, 1, False)
+                if not taken:
                     raise OSError(errno.ENOMEM, f"{self._name}: the send queue is full ({self._cap.max_send_wr})")
             except OSError:
                 if bad_wr is not None:
@@ -243,7 +243,7 @@ class QP(Resource):
                 raise
             current = current.next_wr
 
-    def _ready(self, what: str, takes: tuple[int, ...]) -> host.Device:
+    def _ready(self, what: str, takes: tuple[int, ...]) -> Device:
         """The device, if the queue pair is in a state that takes requests."""
         device = self.device
         if device.h[self._q + L.QP_STATE] not in takes:
@@ -261,29 +261,40 @@ class QP(Resource):
             raise ArgumentError("num_sge", f"{wr.num_sge}, the queue pair takes {self._cap.max_send_sge}")
         wr.check()
 
-    def _inlined(self, wr: SendWR) -> NDArray[np.int64]:
-        """The request with its payload copied to memory of the queue pair's own: the caller's is free at once."""
-        length = int(wr._words[L.W_LENGTH])
-        if length > self._cap.max_inline_data:
-            most = self._cap.max_inline_data
-            raise ArgumentError("send_flags", f"IBV_SEND_INLINE of {length} bytes, max_inline_data is {most}")
+    def _post_inline(self, wr: SendWR) -> int:
+        """Post the request with its payload in memory of the queue pair's own: the caller's is free at once."""
+        length, most = int(wr._words[L.W_LENGTH]), self._cap.max_inline_data
         if wr.opcode not in _INLINE_OPCODES:
             raise ArgumentError("send_flags", "IBV_SEND_INLINE is for SEND and RDMA WRITE")
+        if length > most:
+            raise ArgumentError("send_flags", f"IBV_SEND_INLINE of {length} bytes, max_inline_data is {most}")
         words = wr._words.copy()
         words[L.W_FLAGS] &= ~e.IBV_SEND_INLINE
-        if not length:
-            return words
+        if length:
+            address, key = self._stow(b"".join(peek(piece.addr, piece.length) for piece in wr._sg))
+            words[L.W_NSGE] = 1
+            words[L.W_SGE : L.W_SGE + L.SGE_WORDS] = (address, length, key)
+        return post(self._device, self._q, words, 1, False)
+
+    def _stow(self, data: bytes) -> tuple[int, int]:
+        """Put inline data beside the queue's next entry, which is free once its last request has completed: address, key."""
         if self._inline is None:
             size = (self._cap.max_inline_data + 63) & -64
             store = empty((self._cap.max_send_wr, size), np.uint8)
             self._inline = store, MR(self.pd, store, e.IBV_ACCESS_ON_DEMAND)
         store, mr = self._inline
-        # A ring's entry is free when its request has completed, and so is the place beside it.
-        row = store[int(self._device.h[self._q + L.QP_SQ_TAIL]) % self._cap.max_send_wr]
-        row[:length] = np.frombuffer(b"".join(peek(piece.addr, piece.length) for piece in wr._sg), np.uint8)
-        words[L.W_NSGE] = 1
-        words[L.W_SGE : L.W_SGE + L.SGE_WORDS] = (signed(row.ctypes.data), length, mr.lkey)
-        return words
+        h = self._device.h
+        tail = int(h[self._q + L.QP_SQ_TAIL])
+        if tail - int(h[self._q + L.QP_SQ_HEAD]) < len(store):  # else the post will find the queue full
+            store[tail % len(store), : len(data)] = np.frombuffer(data, np.uint8)
+        return signed(store[tail % len(store)].ctypes.data), mr.lkey
+
+    def close(self) -> None:
+        """As for all; the memory for inline data goes last."""
+        super().close()
+        inline, self._inline = self._inline, None
+        if inline is not None:
+            inline[1].close()
 
     def post_recv(self, wr: RecvWR, bad_wr: RecvWR | None = None) -> None:
         """Post a receive request, and what follows it by ``next_wr``. Errors as for `post_send`."""
@@ -295,7 +306,7 @@ class QP(Resource):
                     raise TypeError(f"wr: a RecvWR is needed, not {type(current).__name__}")
                 if current.num_sge > self._cap.max_recv_sge:
                     raise ArgumentError("num_sge", f"{current.num_sge}, the queue pair takes {self._cap.max_recv_sge}")
-                if not host.post(device, self._q, current._words, 1, True):
+                if not post(device, self._q, current._words, 1, True):
                     raise OSError(errno.ENOMEM, f"{self._name}: the receive queue is full ({self._cap.max_recv_wr})")
             except OSError:
                 if bad_wr is not None:
@@ -328,18 +339,19 @@ class QP(Resource):
         device = self._ready("post_send_many", (L.QPS_RTS, L.QPS_ERR))
         rows = batch.rows_of(wrs, count, self._stride)
         batch.check_sends(rows, self._cap.max_send_sge)
-        return host.post(device, self._q, rows.reshape(-1), len(rows), False)
+        with self._turn:
+            return post(device, self._q, rows.reshape(-1), len(rows), False)
 
     def post_recv_many(self, wrs: NDArray[Any], count: int | None = None) -> int:
         """Post the first *count* (all) of *wrs*, a contiguous array of `recv_dtype`; how many the queue took."""
         device = self._ready("post_recv_many", _RECEIVING)
         rows = batch.rows_of(wrs, count, self._recv_stride)
         batch.check_receives(rows, self._cap.max_recv_sge)
-        return host.post(device, self._q, rows.reshape(-1), len(rows), True)
+        return post(device, self._q, rows.reshape(-1), len(rows), True)
 
     def __repr__(self) -> str:
         return f"<QP {self.qp_num:#x}, {'closed' if self.closed else self.state}>"
 
 
-def _close(device: host.Device, pair: host.QueuePair, wait: bool) -> None:
-    device.destroy_qp(pair, wait)
+def _close(device: Device, pair: QueuePair, wait: bool) -> None:
+    device.queues.destroy_qp(pair, wait)

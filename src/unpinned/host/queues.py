@@ -1,0 +1,230 @@
+"""Completion queues and queue pairs of a device come and go, and queue pairs change their state."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unpinned.hca import layout as L
+from unpinned.hca import setup
+from unpinned.host import control, process
+
+if TYPE_CHECKING:
+    from unpinned.host.device import Device
+
+Words = NDArray[np.int64]
+
+
+@dataclass
+class Queue:
+    """A completion queue's record, and how many queue pairs still use it."""
+
+    cq: int
+    depth: int
+    users: int = 0
+
+
+@dataclass
+class QueuePair:
+    """A queue pair's record and what it holds on to."""
+
+    q: int
+    number: int
+    send: Queue
+    receive: Queue
+    rings: list[tuple[int, int]]
+    _gone: int = 0
+
+
+class _Changes:
+    """Stands for a device's block while `hca.setup` writes to it: reads pass, writes are kept for one step."""
+
+    def __init__(self, h: Words) -> None:
+        self._h = h
+        self.words: dict[int, int] = {}
+
+    def __getitem__(self, index: int) -> int:
+        return self.words.get(index, int(self._h[index]))
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.words[index] = int(value)
+
+
+@dataclass
+class _Staged:
+    """As much of `setup.Tables` as the steps need that are staged here."""
+
+    h: _Changes
+
+
+class Queues:
+    """The queues of a device, and its free records."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._tables = device.tables
+
+    # ---- completion queues -----------------------------------------------------------------------------------------
+
+    def create_cq(self, depth: int, fd: int = -1) -> Queue:
+        """A completion queue of at least *depth* entries. *fd*: an eventfd that announces completions once armed."""
+        with process.control:
+            self._device.check()
+            try:
+                cq = setup.add_cq(self._tables, depth, fd)
+            except MemoryError as error:
+                raise OSError(errno.ENOMEM, str(error)) from None
+        return Queue(cq, int(self._device.h[cq + L.CQ_MASK]) + 1)
+
+    def destroy_cq(self, queue: Queue, wait: bool = True, after: Callable[[], None] | None = None) -> None:
+        """Retire a completion queue, once no queue pair uses it, and call *after*."""
+        process.depart(lambda patient: self._leave_cq(queue, after), wait)
+
+    def _leave_cq(self, queue: Queue, after: Callable[[], None] | None) -> bool:
+        device = self._device
+        if queue.users and not device.closed:
+            return False
+        with process.control:
+            cq, queue.cq = queue.cq, -1
+            if cq >= 0 and not device.closed:
+                ring = int(device.h[cq + L.CQ_RING]), queue.depth * L.CQE_WORDS
+                control.clear_cq(device.e, cq)
+                self._tables.rings.give(*ring)
+                # Last in line: a poller of the old queue must not meet a new one.
+                self._tables.free_cqs.insert(0, (cq - int(device.h[L.H_CQ_BASE])) // L.CQ_WORDS)
+        if after is not None:
+            after()
+        process.settle()  # a channel may have waited for this
+        return True
+
+    def arm_cq(self, queue: Queue, solicited_only: bool) -> None:
+        """Ask for an event on the queue's descriptor at its next completion."""
+        self._device.check()
+        control.arm_cq(self._device.e, queue.cq, 2 if solicited_only else 1)
+
+    # ---- queue pairs -----------------------------------------------------------------------------------------------
+
+    def create_qp(
+        self, *, pd: int, send_cq: Queue, recv_cq: Queue, sends: int, recvs: int, send_sges: int, recv_sges: int, sig_all: bool
+    ) -> QueuePair:
+        """A queue pair in RESET."""
+        device = self._device
+        count = int(device.h[L.H_QP_COUNT])
+        send_stride, recv_stride = stride(L.W_SGE, send_sges), stride(L.R_SGE, recv_sges)
+        record = np.zeros(L.QP_WORDS, np.int64)
+        with process.control:
+            device.check()
+            if not self._tables.free_qps:
+                raise OSError(errno.ENOMEM, f"the device has no free queue pair ({count - 2} are in use)")
+            rings = self._take_rings([depth(sends) * send_stride, depth(recvs) * recv_stride])
+            index = self._tables.free_qps.pop()
+            number = (secrets.randbits(24) * count + index) & 0xFFFFFF
+            for word, value in (
+                (L.QP_NUMBER, number), (L.QP_PD, pd), (L.QP_SEND_CQ, send_cq.cq), (L.QP_RECV_CQ, recv_cq.cq),
+                (L.QP_SIG_ALL, int(sig_all)), (L.QP_STATE, L.QPS_RESET), (L.QP_LAST_ID, -1),
+                (L.QP_SQ_RING, rings[0][0]), (L.QP_SQ_MASK, depth(sends) - 1), (L.QP_SQ_STRIDE, send_stride),
+                (L.QP_RQ_RING, rings[1][0]), (L.QP_RQ_MASK, depth(recvs) - 1), (L.QP_RQ_STRIDE, recv_stride),
+            ):  # fmt: skip
+                record[word] = value
+            record[L.QP_AT_PSN : L.QP_AT_PSN + L.READ_RING] = -1
+            q = int(device.h[L.H_QP_BASE]) + index * L.QP_WORDS
+            control.install_qp(device.e, q, record)
+            send_cq.users += 1
+            recv_cq.users += 1
+        return QueuePair(q, number, send_cq, recv_cq, rings)
+
+    def _take_rings(self, sizes: list[int]) -> list[tuple[int, int]]:
+        """A ring of each size, words: (index, size) each; none when memory runs out."""
+        taken: list[tuple[int, int]] = []
+        try:
+            for size in sizes:
+                taken.append((self._tables.rings.take(size), size))
+        except MemoryError as error:
+            for ring in taken:
+                self._tables.rings.give(*ring)
+            raise OSError(errno.ENOMEM, str(error)) from None
+        return taken
+
+    def destroy_qp(self, pair: QueuePair, wait: bool = True) -> None:
+        """Retire a queue pair: on return nothing of it is sent, received or completed any more, and its completions are gone."""
+        process.depart(lambda patient: self._leave_qp(pair, patient), wait)
+
+    def _leave_qp(self, pair: QueuePair, wait: bool) -> bool:
+        device = self._device
+        if pair._gone == 0 and not device.closed:
+            if not self._between_batches(lambda: control.reset_qp(device.e, pair.q, L.QPS_FREE), 100_000 if wait else 20):
+                return False
+            pair._gone = 1
+        if pair._gone == 1 and not device.closed:
+            with process.control:
+                pair._gone = 2  # first: an interruption may lose a record, but none is free twice
+                pair.send.users -= 1
+                pair.receive.users -= 1
+                for ring in pair.rings:
+                    self._tables.rings.give(*ring)
+                self._tables.free_qps.insert(0, (pair.q - int(device.h[L.H_QP_BASE])) // L.QP_WORDS)
+        process.settle()  # a completion queue may have waited for this
+        return True
+
+    def _between_batches(self, step: Callable[[], int], tries: int) -> bool:
+        """Try a step that must not meet a batch between its copies and its completions."""
+        for _ in range(tries):
+            if step() == control.DONE or self._device.closed:
+                return True
+            self._device.drive()
+            time.sleep(0)
+        return False
+
+    def reset_qp(self, pair: QueuePair) -> None:
+        """Back to RESET: queues empty, nothing in flight, its completions gone."""
+        self._now(lambda: control.reset_qp(self._device.e, pair.q, L.QPS_RESET))
+
+    def to_error(self, pair: QueuePair) -> None:
+        """Move a queue pair to the error state and flush it."""
+        self._now(lambda: control.break_qp(self._device.e, pair.q))
+        self._device.drive()
+
+    def _now(self, step: Callable[[], int]) -> None:
+        self._device.check()
+        if not self._between_batches(step, 100_000):
+            raise OSError(errno.EBUSY, "the device never came to rest")
+
+    def change(self, pair: QueuePair, before: int, words: dict[int, int]) -> bool:
+        """Write words of a queue pair's record (QP_*: value), if it is in the state *before*; was it?"""
+        return self._write({pair.q + word: value for word, value in words.items()}, pair, before)
+
+    def to_rtr(self, pair: QueuePair, path: setup.Path) -> bool:
+        """INIT -> RTR; False when it was not in INIT."""
+        changes = _Changes(self._device.h)
+        setup.to_rtr(cast("setup.Tables", _Staged(changes)), pair.q, path)
+        return self._write(changes.words, pair, L.QPS_INIT)
+
+    def to_rts(self, pair: QueuePair, sending: setup.Sending, words: dict[int, int]) -> bool:
+        """RTR -> RTS, writing *words* too (as for `change`); False when it was not in RTR."""
+        changes = _Changes(self._device.h)
+        setup.to_rts(cast("setup.Tables", _Staged(changes)), pair.q, sending)
+        changes.words |= {pair.q + word: value for word, value in words.items()}
+        return self._write(changes.words, pair, L.QPS_RTR)
+
+    def _write(self, words: dict[int, int], pair: QueuePair, state: int) -> bool:
+        self._device.check()
+        flat = [value for item in words.items() for value in item]
+        staged = np.array([pair.q + L.QP_STATE, state, len(words), *flat], np.int64)
+        return bool(control.write_words(self._device.e, staged) == control.DONE)
+
+
+def depth(entries: int) -> int:
+    """Entries of a ring that takes at least so many: a power of two."""
+    return 1 << max(0, entries - 1).bit_length()
+
+
+def stride(head: int, sges: int) -> int:
+    """Words from one entry of a queue to the next: *head* words, and the pieces; a power of two."""
+    return 1 << (head + sges * L.SGE_WORDS - 1).bit_length()
