@@ -1,0 +1,220 @@
+"""Who may come in, and the line in which requests wait for the responder."""
+
+from collections.abc import Callable
+
+import pytest
+
+from support.ends import MS, PAGE, End
+from support.peer import Peer, peer_of
+from unpinned.hca import layout as L
+from unpinned.hca.qp import fail_qp
+from unpinned.wire import opcodes as O
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return peer_of(End(2))
+
+
+def patched(data: bytes, at: int, value: int) -> bytes:
+    return data[:at] + bytes([value]) + data[at + 1 :]
+
+
+def ack(peer: Peer) -> bytes:
+    return peer.ack(500)
+
+
+BAD: list[tuple[str, Callable[[Peer], bytes]]] = [
+    ("bad_length", lambda p: ack(p)[:11]),
+    ("bad_length", lambda p: ack(p)[:12]),  # no AETH
+    ("bad_length", lambda p: ack(p) + bytes(4)),  # a payload where none belongs
+    ("bad_length", lambda p: p.packet(O.RC_SEND_ONLY, 100, bytes(1025))),  # more than the MTU
+    ("bad_length", lambda p: p.packet(O.RC_SEND_ONLY, 100, bytes(8))[:-1]),  # not whole words
+    ("bad_length", lambda p: patched(p.packet(O.RC_SEND_ONLY, 100), 1, 3 << 4)),  # pad without payload
+    ("bad_length", lambda p: p.packet(O.RC_READ_REQUEST, 100, bytes(4), reth=(0, 0, 0))),
+    ("bad_header", lambda p: patched(ack(p), 1, 1)),  # header version
+    ("bad_header", lambda p: patched(ack(p), 2, 0x12)),  # P_Key
+    ("bad_qpn", lambda p: patched(ack(p), 5, 0xEE)),
+    ("bad_qpn", lambda p: patched(ack(p), 7, 0x01)),
+    ("bad_opcode", lambda p: patched(ack(p), 0, 0x15)),
+    ("bad_opcode", lambda p: patched(p.packet(O.RC_SEND_ONLY, 100), 0, O.UC_SEND_ONLY)),
+    ("bad_opcode", lambda p: patched(p.packet(O.RC_SEND_ONLY, 100, bytes(8)), 0, O.UD_SEND_ONLY)),
+]
+
+
+@pytest.mark.parametrize(("reason", "make"), BAD, ids=[f"{reason}-{i}" for i, (reason, _) in enumerate(BAD)])
+def test_a_bad_packet_is_dropped_and_counted(peer: Peer, reason: str, make: Callable[[Peer], bytes]) -> None:
+    assert peer.give(make(peer)) == []
+    assert peer.end.counters() == {reason: 1}
+
+
+def test_a_stranger_is_dropped(peer: Peer) -> None:
+    assert peer.give(peer.packet(O.RC_SEND_ONLY, 100), address=3) == []
+    assert peer.end.counters() == {"bad_address": 1}
+
+
+def test_a_partial_p_key_is_the_same_partition(peer: Peer) -> None:
+    target = peer.end.buffer(64)
+    write = peer.packet(O.RC_WRITE_ONLY, 100, bytes(4), reth=(target.va, target.key, 4))
+    assert len(peer.give(patched(write, 2, 0x7F))) == 1
+
+
+@pytest.mark.parametrize("state", [L.QPS_RESET, L.QPS_INIT, L.QPS_SQD, L.QPS_SQE])
+def test_a_queue_pair_that_does_not_receive(peer: Peer, state: int) -> None:
+    peer.end.h[peer.q + L.QP_STATE] = state
+    assert peer.give(peer.packet(O.RC_SEND_ONLY, 100)) == [] and peer.end.counters() == {"bad_state": 1}
+
+
+def test_ready_to_receive_takes_requests_but_no_answers() -> None:
+    peer = peer_of(End(2), rts=False)
+    target = peer.end.buffer(64)
+    assert peer.give(peer.ack(500)) == [] and peer.end.counter("bad_state") == 1
+    assert len(peer.give(peer.packet(O.RC_WRITE_ONLY, 100, reth=(target.va, target.key, 0)))) == 1
+
+
+def test_an_ended_queue_pair_is_silent(peer: Peer) -> None:
+    fail_qp(peer.end.h, peer.end.p, peer.q, L.WC_FATAL_ERR)
+    peer.give()
+    assert peer.give(peer.packet(O.RC_SEND_ONLY, 100), peer.ack(500)) == []
+    assert peer.end.counter("bad_state") == 2
+
+
+# ---- the line -------------------------------------------------------------------------------------------------------
+
+
+def parked(pages: int = 64, **geometry: int) -> tuple[Peer, object]:
+    """A peer whose WRITE waits for a page (PSN 100), and pinned memory beside it."""
+    end = End(2, geometry)
+    end.fault_after = 3 * MS
+    missing = end.buffer(pages * PAGE, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS, max_dest_rd_atomic=2)
+    assert peer.give(peer.packet(O.RC_WRITE_ONLY, 100, bytes(8), reth=(missing.va, missing.key, 8))) == []
+    return peer, end.buffer(pages * PAGE)
+
+
+def test_requests_behind_a_parked_one_wait_their_turn_in_order() -> None:
+    peer, there = parked()
+    writes = [
+        peer.packet(O.RC_WRITE_ONLY, 101 + i, bytes([i + 1]) * 4, reth=(there.va, there.key, 4)) for i in range(5)
+    ]
+    assert peer.give(*writes) == [] and peer.end.h[L.H_POOL_USED] == 6 and not there.array.any()
+    answers = peer.wait(3 * MS)
+    assert answers[-1]["psn"] == 105 and answers[-1]["aeth"] == (0x1F, 6)
+    assert there.array[0] == 5, "the last one last"
+    peer.end.quiet()
+
+
+def test_a_duplicate_of_what_waits_is_dropped_in_silence() -> None:
+    peer, there = parked()
+    write = peer.packet(O.RC_WRITE_ONLY, 101, bytes(4), reth=(there.va, there.key, 4))
+    first = peer.packet(O.RC_WRITE_ONLY, 100, bytes(8), reth=(there.va, there.key, 8))
+    assert peer.give(write, write, first) == []
+    assert peer.end.counter("duplicate_parked") == 2 and peer.end.h[L.H_POOL_USED] == 2
+
+
+def test_a_gap_behind_what_waits_is_told_once_it_is_served() -> None:
+    peer, there = parked()
+    assert peer.give(peer.packet(O.RC_WRITE_ONLY, 102, bytes(4), reth=(there.va, there.key, 4))) == []
+    assert [(a["psn"], a["aeth"][0]) for a in peer.wait(3 * MS)][-1] == (101, L.NAK_SEQUENCE)
+
+
+def test_a_full_line_is_a_gap() -> None:
+    peer, there = parked(waiting_per_qp=3)
+    peer.give(*[peer.packet(O.RC_WRITE_ONLY, 101 + i, bytes(4), reth=(there.va, there.key, 4)) for i in range(4)])
+    assert peer.end.counter("pool_drops") == 1  # the next one after it is out of sequence
+    assert [(a["psn"], a["aeth"][0]) for a in peer.wait(3 * MS)][-1] == (103, L.NAK_SEQUENCE)
+    peer.end.quiet()
+
+
+def test_without_any_place_the_peer_is_told_at_once() -> None:
+    """The pool is used up by others: the request that would park gets an RNR NAK, not silence."""
+    peer, _ = parked(waiting=1, waiting_per_qp=1)
+    other = peer_of(peer.end)
+    missing = peer.end.buffer(PAGE, pinned=False)
+    (answer,) = other.give(other.packet(O.RC_WRITE_ONLY, 100, bytes(8), reth=(missing.va, missing.key, 8)))
+    assert answer["psn"] == 100 and answer["aeth"][0] & 0xE0 == L.SYNDROME_RNR
+
+
+def test_one_read_more_than_was_agreed_is_refused_in_its_turn() -> None:
+    peer, there = parked()
+    reads = [peer.packet(O.RC_READ_REQUEST, 101 + i, reth=(there.va, there.key, 4)) for i in range(3)]
+    assert peer.give(*reads) == []
+    answers = peer.wait(3 * MS)
+    assert [a["psn"] for a in answers if a["opcode"] == O.RC_READ_RESPONSE_ONLY] == [101, 102]
+    assert (
+        answers[-1]["psn"] == 103
+        and answers[-1]["aeth"][0] == L.NAK_INVALID
+        and peer.end.h[peer.q + L.QP_STATE] == L.QPS_ERR
+    )
+    peer.end.quiet()
+
+
+def test_the_number_of_reads_that_wait_is_kept_right() -> None:
+    peer, there = parked()
+    for round_ in range(4):
+        psn = 101 + 2 * round_
+        peer.give(*[peer.packet(O.RC_READ_REQUEST, psn + i, reth=(there.va, there.key, 4)) for i in range(2)])
+        peer.wait(3 * MS)
+    assert peer.end.h[peer.q + L.QP_READ_LIVE] == 0 and peer.end.h[peer.q + L.QP_STATE] == L.QPS_RTS
+
+
+# ---- a peer that goes back while the responder is busy ---------------------------------------------------------------
+
+
+def streaming() -> tuple[Peer, object]:
+    """A peer whose READ (PSN 164..227) waits for its first page, behind one (100..163) that was served."""
+    end = End(2)
+    end.fault_after = 3 * MS
+    there, missing = end.buffer(1 << 16), end.buffer(1 << 16, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS)
+    assert len(peer.give(peer.packet(O.RC_READ_REQUEST, 100, reth=(there.va, there.key, 65536)))) == 64
+    assert peer.give(peer.packet(O.RC_READ_REQUEST, 164, reth=(missing.va, missing.key, 65536))) == []
+    return peer, there
+
+
+def psns(answers: list) -> list[int]:
+    return [a["psn"] for a in answers]
+
+
+def test_a_read_asked_for_again_during_a_later_one_is_followed() -> None:
+    """One lost response must not cost a timeout for each READ behind it."""
+    peer, there = streaming()
+    again = [
+        peer.packet(O.RC_READ_REQUEST, 110, reth=(there.va + 10240, there.key, 65536 - 10240)),
+        peer.packet(O.RC_READ_REQUEST, 164, reth=(there.va, there.key, 65536)),
+        peer.packet(O.RC_WRITE_ONLY, 228, bytes(4), reth=(there.va, there.key, 4)),
+    ]
+    answers = peer.give(*again)
+    assert psns(answers) == [*range(110, 228), 228]
+    assert answers[0]["opcode"] == O.RC_READ_RESPONSE_FIRST and answers[-1]["opcode"] == O.RC_ACK
+    peer.wait(3 * MS)
+    peer.end.quiet()
+
+
+def test_what_waits_behind_a_read_is_forgotten_when_the_peer_goes_back_before_it() -> None:
+    peer, there = streaming()
+    write = peer.packet(O.RC_WRITE_ONLY, 228, b"new!", reth=(there.va, there.key, 4))
+    assert peer.give(write) == []
+    assert psns(peer.give(peer.packet(O.RC_READ_REQUEST, 163, reth=(there.va, there.key, 4)))) == [163]
+    assert peer.end.h[L.H_POOL_USED] == 0 and not there.array.any()
+    assert psns(peer.give(peer.packet(O.RC_READ_REQUEST, 164, reth=(there.va, there.key, 65536)), write))[-1] == 228
+    assert there.array[:4].tobytes() == b"new!"
+
+
+def test_a_parked_read_may_be_asked_for_again_from_a_later_place() -> None:
+    peer, there = streaming()
+    assert peer.give(peer.packet(O.RC_READ_REQUEST, 170, reth=(there.va, there.key, 58 * 1024)))[0]["psn"] == 170
+
+
+def test_a_duplicate_write_during_a_read_says_nothing() -> None:
+    """Its acknowledgement would vouch for responses that have not been sent."""
+    peer, there = streaming()
+    assert peer.give(peer.packet(O.RC_WRITE_ONLY, 99, bytes(4), reth=(there.va, there.key, 4))) == []
+
+
+def test_a_duplicate_is_answered_ahead_of_what_is_parked() -> None:
+    peer, there = parked()
+    (answer,) = peer.give(peer.packet(O.RC_WRITE_ONLY, 99, bytes(4), reth=(there.va, there.key, 4)))
+    assert (answer["psn"], answer["aeth"][0]) == (99, 0x1F)
+    assert psns(peer.give(peer.packet(O.RC_READ_REQUEST, 98, reth=(there.va, there.key, 4)))) == [98]
+    assert psns(peer.wait(3 * MS)) == [100]

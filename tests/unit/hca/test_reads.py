@@ -1,0 +1,132 @@
+"""What the responder sends: READ responses, and giving up a park."""
+
+import pytest
+
+from support.ends import MS, PAGE, End
+from support.peer import Peer, peer_of
+from unpinned.hca import device, setup
+from unpinned.hca import layout as L
+from unpinned.paging import layout as P
+from unpinned.wire import headers as W
+from unpinned.wire import opcodes as O
+
+
+def read(peer: Peer, psn: int, source, at: int, length: int) -> bytes:
+    return peer.packet(O.RC_READ_REQUEST, psn, reth=(source.va + at, source.key, length))
+
+
+@pytest.mark.parametrize(
+    ("length", "opcodes"),
+    [
+        (0, [O.RC_READ_RESPONSE_ONLY]),
+        (1024, [O.RC_READ_RESPONSE_ONLY]),
+        (1025, [O.RC_READ_RESPONSE_FIRST, O.RC_READ_RESPONSE_LAST]),
+        (3000, [O.RC_READ_RESPONSE_FIRST, O.RC_READ_RESPONSE_MIDDLE, O.RC_READ_RESPONSE_LAST]),
+    ],
+)
+def test_opcodes_and_aeth(length: int, opcodes: list[int]) -> None:
+    peer = peer_of(End(2))
+    source = peer.end.buffer(4096)
+    answers = peer.give(read(peer, 100, source, 0, length))
+    assert [a["opcode"] for a in answers] == opcodes
+    assert ["aeth" in a for a in answers] == [o != O.RC_READ_RESPONSE_MIDDLE for o in opcodes]
+
+
+def test_a_long_read_takes_turns_with_other_queue_pairs() -> None:
+    end = End(2)
+    source = end.buffer(1 << 17)
+    one, two = peer_of(end), peer_of(end)
+    packets = [read(one, 100, source, 0, 1 << 17), read(two, 100, source, 0, 4096)]
+    queue = [(p, 1) for p in packets]
+    end.deliver(queue, MS)
+    assert len(end.out) == end.h[L.H_TX_BURST] + 4, "the second was served in the first's first burst"
+    one.give()
+    end.quiet()
+
+
+def test_a_missing_page_parks_the_read_and_what_is_there_goes_out_first() -> None:
+    end = End(2)
+    end.fault_after = 2 * MS
+    source = end.buffer(4 * PAGE, pinned=False)
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end, park_ns=16 * MS)
+    assert [a["psn"] for a in peer.give(read(peer, 100, source, 0, 4 * PAGE))] == [100, 101, 102, 103]
+    assert [a["psn"] for a in peer.wait(2 * MS)] == list(range(104, 116))
+    end.quiet()
+
+
+def test_past_the_longest_park_the_peer_is_asked_to_come_again() -> None:
+    end = End(2)
+    end.fault_after = 50 * MS
+    source = end.buffer(4 * PAGE, pinned=False)
+    peer = peer_of(end, park_ns=4 * MS)
+    request = read(peer, 100, source, 0, 4 * PAGE)
+    behind = peer.packet(O.RC_WRITE_ONLY, 116, reth=(0, 0, 0))
+    assert peer.give(request, behind) == []
+    (nak,) = peer.wait(4 * MS)
+    assert nak["psn"] == 100 and nak["aeth"][0] == L.SYNDROME_RNR | W.rnr_code(4 * MS)
+    assert end.counter("rnr_nak_fault") == 1 and end.h[L.H_POOL_USED] == 0
+    waits = [int(W.rnr_ns(nak["aeth"][0]))]
+    while not (answers := peer.give(request)):
+        (nak,) = peer.wait(4 * MS)
+        waits.append(int(W.rnr_ns(nak["aeth"][0])))
+        peer.now += waits[-1]
+    assert [a["psn"] for a in answers] == list(range(100, 116))
+    assert waits == sorted(waits) and len(waits) <= 5, "each wait is as long as the fault has lasted"
+    assert P.view(end.p, "totals")["faults_read"][0] == 1, "every retry met the same fault"
+    end.quiet()
+
+
+def test_a_fault_that_ends_as_its_park_does_is_served() -> None:
+    end = End(2)
+    end.fault_after = 4 * MS
+    source = end.buffer(PAGE, pinned=False)
+    peer = peer_of(end, park_ns=4 * MS + 1000)
+    assert peer.give(read(peer, 100, source, 0, 8)) == []
+    peer.now += 4 * MS + 1000
+    end._faults(peer.now)
+    device.timers(end.h, end.p, peer.now)
+    assert [a["psn"] for a in peer.give()] == [100] and end.counter("rnr_nak_fault") == 0
+
+
+def test_a_read_of_a_range_that_fails_sends_what_there_is() -> None:
+    end = End(2)
+    source = end.buffer(4 * PAGE, pinned=False)
+    end.gone |= set(source.pages(2 * PAGE))
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end)
+    answers = peer.give(read(peer, 100, source, 0, 4 * PAGE))
+    assert answers[-1]["opcode"] == O.RC_ACK and answers[-1]["aeth"][0] == L.NAK_ACCESS
+    assert [a["psn"] for a in answers] == [100, 101, 102, 103, 104]
+    end.quiet()
+
+
+def test_a_copy_that_fails_is_a_refusal_and_nothing_after_it_goes_out() -> None:
+    end = End(2)
+    source = end.buffer(4 * PAGE)
+    end.gone |= set(source.pages(2 * PAGE, PAGE))
+    peer = peer_of(end)
+    answers = peer.give(read(peer, 100, source, 0, 4 * PAGE))
+    assert [(a["opcode"], a["psn"]) for a in answers][-2:] == [(O.RC_READ_RESPONSE_MIDDLE, 107), (O.RC_ACK, 108)]
+    assert answers[-1]["aeth"][0] == L.NAK_ACCESS and end.h[peer.q + L.QP_STATE] == L.QPS_ERR
+    end.quiet()
+
+
+def test_a_region_closed_in_the_middle_of_a_read() -> None:
+    end = End(2)
+    source = end.buffer(1 << 17)
+    peer = peer_of(end)
+    end.deliver([(read(peer, 100, source, 0, 1 << 17), 1)], MS)
+    setup.remove_mr(end.t, source.mr)
+    answers = peer.give()
+    assert answers[-1]["aeth"][0] == L.NAK_ACCESS and answers[-1]["psn"] == answers[-2]["psn"] + 1
+
+
+def test_an_acknowledgement_is_not_held_up_by_a_read_that_parks_behind_it() -> None:
+    end = End(2)
+    end.fault_after = 2 * MS
+    there, missing = end.buffer(64), end.buffer(PAGE, pinned=False)
+    peer = peer_of(end, park_ns=16 * MS)
+    write = peer.packet(O.RC_WRITE_ONLY, 100, b"data", reth=(there.va, there.key, 4))
+    assert [a["psn"] for a in peer.give(write, read(peer, 101, missing, 0, 8))] == [100]
+    assert [a["psn"] for a in peer.wait(2 * MS)] == [101]
