@@ -37,6 +37,8 @@ _munmap = _function("munmap", _int, _word, _word)
 _mremap = _function("mremap", _word, _word, _word, _word, _int, _word)
 _mprotect = _function("mprotect", _int, _word, _word, _int)
 _madvise = _function("madvise", _int, _word, _word, _int)
+_page_out = ctypes.CDLL(None, use_errno=True).madvise
+_page_out.restype, _page_out.argtypes = _int, [_word, _word, _int]
 
 
 def _check(result: int, failed: int, what: str) -> int:
@@ -102,8 +104,9 @@ def forget(address: int, length: int) -> None:
 
 
 def page_out(address: int, length: int) -> None:
-    """Have the kernel reclaim the pages: to swap, or back to their file."""
-    _check(_madvise(address, length, _MADV_PAGEOUT), -1, f"madvise(PAGEOUT) at {address:#x}")
+    """Have the kernel reclaim the pages: to swap, or back to their file. Without the GIL: it takes up to a second for a GiB, and
+    is no event that anybody is notified of."""
+    _check(_page_out(address, length, _MADV_PAGEOUT), -1, f"madvise(PAGEOUT) at {address:#x}")
 
 
 def swap_free_bytes() -> int:

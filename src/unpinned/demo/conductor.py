@@ -37,7 +37,7 @@ class Plan:
     array_bytes: int = 256 << 20
     private_bytes: int = 64 << 20
     rounds: int = 3
-    hot: int = 2000
+    hot_each: int = 5
     faults: int = 400
 
     @property
@@ -173,7 +173,7 @@ class Conductor:
                 found["owner_spinning"].append(answer["gbps"])
         self.outcome.gbps = {name: median(values) for name, values in found.items()}
         with self._phase("latency"):
-            self.outcome.latency = self._peer("latency", hot=plan.hot, faults=plan.faults)
+            self.outcome.latency = self._peer("latency", hot_each=plan.hot_each, faults=plan.faults)
 
     def _storm(self) -> None:
         with self._phase("everything at once"):

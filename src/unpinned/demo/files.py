@@ -118,7 +118,7 @@ def _allocate(descriptor: int, size_bytes: int, path: Path) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _full(path, size_bytes) from None
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise

@@ -82,6 +82,7 @@ class Owner:
         for link, info in zip(self.links, theirs["links"]):
             link.connect(info, REMOTE)
         self.peer.send(places=[place.as_dict() for place in places], links=[link.info() for link in self.links])
+        self.ledger["registered_bytes"] = sum(place.size_bytes for place in places[:-1])
         threading.Thread(target=self._keep_ledger, name="ledger", daemon=True).start()
         return {
             "address": self.context.address,
@@ -251,7 +252,7 @@ class Owner:
 
     def _page_out(self) -> None:
         """Have pages reclaimed: of the file always, of private memory where there is swap to put them."""
-        self._page_out_file(self.random.uniform(0.05, 0.5))
+        self._page_out_file(self.random.uniform(0.02, 0.2))
         region = self.regions[PRIVATE]
         if actions.swap_free_bytes() < 2 * region.length:
             self.notes.add("no swap space: private memory was not swapped out, file pages were reclaimed")
@@ -324,7 +325,6 @@ class Owner:
                 self.ledger[f"resident_{name}_bytes"] = size
             most = max(most, sum(resident.values()))
             self.ledger["resident_max_bytes"] = most
-            self.ledger["registered_bytes"] = sum(region.length for name, region in self.regions.items() if name != RESERVED)
             self.ledger["samples"] += 1
 
     def _counters(self) -> dict[str, int]:

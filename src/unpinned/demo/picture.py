@@ -1,4 +1,4 @@
-"""The one picture: throughput, faults and residency over time, and what the owner did meanwhile.
+"""The one picture: throughput, pages brought in and residency over time, and what the owner did meanwhile.
 
 Drawn from a `Story`, which is plain data, so that a picture can be made again without another run.
 """
@@ -17,7 +17,7 @@ LEFT, RIGHT = 118, 1150
 
 INK, SOFT, FAINT, GRID, BAND = "#1f2937", "#6b7280", "#9ca3af", "#e5e7eb", "#f3f4f6"
 BLUE, TEAL, AMBER, VIOLET, RED = "#2563eb", "#0d9488", "#d97706", "#7c3aed", "#b91c1c"
-ACTION_COLORS = (TEAL, BLUE, VIOLET, RED, RED, AMBER, AMBER, TEAL, BLUE)
+ACTION_COLORS = (TEAL, TEAL, VIOLET, RED, RED, AMBER, AMBER, BLUE, "#64748b")
 
 
 @dataclass
@@ -27,12 +27,14 @@ class Story:
     title: str
     subtitle: str
     footer: str
+    locked: str = ""
+    """What to say of locked memory."""
     times: list[float] = field(default_factory=list)
     """When the samples were taken."""
     rate: list[float] = field(default_factory=list)
     """GB/s that arrived and were checked, in the interval that ends there."""
-    faults: list[float] = field(default_factory=list)
-    """Page faults a second."""
+    pages: list[float] = field(default_factory=list)
+    """Pages a second that faults brought in."""
     resident: dict[str, list[float]] = field(default_factory=dict)
     """Bytes in memory, by region; stacked."""
     registered: list[float] = field(default_factory=list)
@@ -52,10 +54,10 @@ def draw(story: Story, path: Path) -> None:
     rows = 20 * len(story.actions)
     bottom = HEIGHT - 72 - rows - 34
     _phases(canvas, story, end, 96, HEIGHT - 72)
-    fault_top = bottom - 250
-    _rates(canvas, story, _Panel(canvas, end, 152, fault_top - 44))
-    _faults(canvas, story, _Panel(canvas, end, fault_top, fault_top + 66))
-    _memory(canvas, story, _Panel(canvas, end, fault_top + 110, bottom))
+    page_top = bottom - 250
+    _rates(canvas, story, _Panel(canvas, end, 152, page_top - 44))
+    _pages(canvas, story, _Panel(canvas, end, page_top, page_top + 66))
+    _memory(canvas, story, _Panel(canvas, end, page_top + 110, bottom))
     _actions(canvas, story, end, bottom + 34)
     _seconds(canvas, end, HEIGHT - 54)
     canvas.text(40, HEIGHT - 18, story.footer, 11, FAINT)
@@ -117,11 +119,11 @@ def _rates(canvas: Canvas, story: Story, panel: _Panel) -> None:
         canvas.line(panel.curve(story.times, story.rate), BLUE, 1.8)
 
 
-def _faults(canvas: Canvas, story: Story, panel: _Panel) -> None:
-    panel.scale(max(story.faults, default=1.0), 2, _short, "Page faults a second, served by the device")
-    panel.under(story.times, story.faults, VIOLET, 0.16)
+def _pages(canvas: Canvas, story: Story, panel: _Panel) -> None:
+    panel.scale(max(story.pages, default=1.0), 2, _short, "Pages a second that page faults of the device bring in")
+    panel.under(story.times, story.pages, VIOLET, 0.16)
     if story.times:
-        canvas.line(panel.curve(story.times, story.faults), VIOLET, 1.5)
+        canvas.line(panel.curve(story.times, story.pages), VIOLET, 1.5)
 
 
 def _memory(canvas: Canvas, story: Story, panel: _Panel) -> None:
@@ -146,7 +148,7 @@ def _memory(canvas: Canvas, story: Story, panel: _Panel) -> None:
         lowest = min(y, lowest)
         canvas.text(RIGHT + 8, lowest, name, 11, color)
         lowest -= 15
-    canvas.text(RIGHT + 8, panel.bottom + 19, "locked: 0", 11, SOFT) if "0 bytes locked" in story.subtitle else None
+    canvas.text(RIGHT + 8, panel.bottom + 19, story.locked, 11, SOFT)
 
 
 def _actions(canvas: Canvas, story: Story, end: float, top: float) -> None:
@@ -173,4 +175,6 @@ def _seconds(canvas: Canvas, end: float, y: float) -> None:
 
 
 def _short(value: float) -> str:
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:g} M"
     return f"{value / 1000:g} k" if value >= 1000 else f"{value:g}"

@@ -20,6 +20,7 @@ class Recorder:
         self.times: list[float] = []
         self.rate: list[float] = []
         self.faults: list[float] = []
+        self.pages: list[float] = []
         self.resident: dict[str, list[float]] = {name: [] for name in RESIDENT}
         self.registered: list[float] = []
         self.phases: list[tuple[str, float, float]] = []
@@ -27,12 +28,12 @@ class Recorder:
         self.locked_max_bytes = 0
         self.wire_after_s = 0.0
         self._began = 0
-        self._last = (0, 0, 0)
+        self._last = (0, 0, 0, 0)
 
     def begin(self) -> None:
         """The wire is up: from here on, time counts."""
         self._began = time.monotonic_ns()
-        self._last = self._began, self.ledger["bytes_delivered"], self.ledger["faults"]
+        self._last = self._began, self.ledger["bytes_delivered"], self.ledger["faults"], self.ledger["pages_in"]
 
     def now(self) -> float:
         return (time.monotonic_ns() - self._began) / 1e9
@@ -42,18 +43,19 @@ class Recorder:
         now = time.monotonic_ns()
         if not self._began or now - self._last[0] < SAMPLE_NS:
             return False
-        delivered, faults = self.ledger["bytes_delivered"], self.ledger["faults"]
+        delivered, faults, pages = (self.ledger[name] for name in ("bytes_delivered", "faults", "pages_in"))
         elapsed = (now - self._last[0]) / 1e9
         if delivered and not self.wire_after_s:
             self.wire_after_s = process_age_s()
         self.times.append((now - self._began) / 1e9)
         self.rate.append((delivered - self._last[1]) / elapsed / 1e9)
         self.faults.append((faults - self._last[2]) / elapsed)
+        self.pages.append((pages - self._last[3]) / elapsed)
         for name in RESIDENT:
             self.resident[name].append(self.ledger[f"resident_{name}_bytes"])
         self.registered.append(self.ledger["registered_bytes"])
         self.locked_max_bytes = max(self.locked_max_bytes, sum(map(locked_bytes, self.pids)))
-        self._last = now, delivered, faults
+        self._last = now, delivered, faults, pages
         return True
 
     def finish(self) -> None:

@@ -141,5 +141,6 @@ def story(found: dict[str, Any], recorder: Recorder) -> Story:
     )
     cores = len(os.sched_getaffinity(0))
     footer = f"unpinned {__version__}  ·  Linux {platform.release()}, {platform.machine()}, {cores} cores  ·  unpinned demo"
-    return Story(title + errors, subtitle, footer, recorder.times, recorder.rate, recorder.faults, recorder.resident,
+    locked = f"locked: {bytes_text(found['locked_bytes'])}"
+    return Story(title + errors, subtitle, footer, locked, recorder.times, recorder.rate, recorder.pages, recorder.resident,
                  recorder.registered, recorder.phases, recorder.actions)  # fmt: skip
