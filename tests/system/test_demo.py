@@ -91,6 +91,14 @@ def test_a_user_s_file_is_checked_against_itself_and_not_changed(tmp_path):
     assert path.read_bytes() == content
 
 
+def test_private_memory_is_swapped_where_there_is_swap(size, swap_space):
+    done = run(*size, "--seconds", "5", "--json", "--no-picture")
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    document = json.loads(done.stdout)
+    assert "private memory was swapped out and in again" in document["notes"]
+    assert document["stale_reads"] == document["stray_writes"] == 0
+
+
 def test_ctrl_c_ends_everything(size):
     process = subprocess.Popen([*COMMAND, *size, "--seconds", "60", "--no-picture"], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:

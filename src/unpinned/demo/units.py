@@ -36,7 +36,8 @@ def parse_size(text: str) -> int:
     suffixes = {"K": 10, "M": 20, "G": 30, "T": 40}
     if number[-1:].upper() in suffixes:
         number, factor = number[:-1], 1 << suffixes[number[-1].upper()]
-    size = int(float(number) * factor)
+    value = float(number) * factor
+    size = int(value) if math.isfinite(value) else 0
     if size <= 0:
         raise ValueError(f"{text!r} is no size")
     return size
