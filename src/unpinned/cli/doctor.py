@@ -1,7 +1,7 @@
-"""Try what this kernel and container allow, and say what each lack costs.
+"""Try what this kernel allows, and say what each lack costs.
 
 Every line was tried just now, and cleaned up. A facility that is missing makes
-something slower or less safe, never wrong; what to do about it stands below it.
+something slower or less safe, never wrong; what to do about it stands below.
 """
 
 import argparse

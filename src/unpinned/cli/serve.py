@@ -2,8 +2,8 @@
 
 Each PATH is a .npy file, or a raw one of the dtype given with --dtype, served
 under its name without the suffix or under NAME. Nothing is read or pinned: a
-file may be larger than memory. Without --address only this machine can connect;
-with one, clients need the token. Ends with Ctrl-C.
+file may be larger than memory. Without --address only this machine can
+connect; with one, clients need the token. Ends with Ctrl-C.
 """
 
 import argparse
