@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,16 +89,16 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def owner(setup: str = "server = unpinned.serve(arrays(), port=0)", **environment: str) -> Iterator[Owner]:
-    """An owner whose *setup* defines ``server``."""
+def owner(setup: str = "server = unpinned.serve(arrays(), port=0)", command: Callable[[list[str]], list[str]] = list) -> Iterator[Owner]:
+    """An owner whose *setup* defines ``server``; *command* turns its command into one that runs elsewhere."""
     tests = os.path.dirname(os.path.dirname(__file__))
     path = os.pathsep.join([tests, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     process = subprocess.Popen(
-        [sys.executable, "-c", _OWNER.format(setup=setup)],
+        command([sys.executable, "-c", _OWNER.format(setup=setup)]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, "PYTHONPATH": path},
     )
     try:
         word, address = _line(process).split()
