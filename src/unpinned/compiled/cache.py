@@ -105,6 +105,7 @@ def module_key(module: str) -> str:
     return source_key(module, path)
 
 
+@functools.cache  # asked once a kernel, answered once a module: without it, half a second of every import
 def _closure(module: str, path: str, top: Path) -> dict[str, str]:
     """Digests of *path* and of all modules of ours, or of the same package, that it imports: name -> digest."""
     found: dict[str, str] = {}
@@ -150,6 +151,7 @@ def _imports(text: str, package: str) -> Iterator[str]:
             yield from (submodule,) if known else (base,) if base.startswith(PACKAGE) else (submodule, base)
 
 
+@functools.cache
 def _locate(name: str, top: Path) -> str | None:
     base = top.joinpath(*name.split("."))
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
