@@ -433,3 +433,47 @@ threads[0].join()
 print("fine")
 """)
     assert printed == "fine\n"
+
+
+# ---- a page that never comes -----------------------------------------------------------------------------------------
+
+STUCK = """
+import ctypes, fcntl, struct
+from unpinned.host import device as D, regions, system
+regions.PATIENCE_SECONDS = D.STOP_SECONDS = 0.5
+handler = ctypes.CDLL(None).syscall(323 if "x86" in os.uname().machine else 282, os.O_CLOEXEC | os.O_NONBLOCK)
+if handler < 0: print("cannot"); sys.exit()
+fcntl.ioctl(handler, 0xC018AA3F, bytearray(struct.pack("=QQQ", 0xAA, 0, 0)))
+base = system.map_anonymous(1 << 16)
+fcntl.ioctl(handler, 0xC020AA00, bytearray(struct.pack("=QQQQ", base, 1 << 16, 1, 0)))  # missing pages: nobody serves them
+mr = v.MR(b.pd, 1 << 16, ALL, address=base)
+a.remote(v.IBV_WR_RDMA_READ, mr, 0, 0, 8)
+while not mr.counters["faults_major"]: time.sleep(0.001)
+time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("way", ["close the region", "close the context", "exit"])
+def test_a_fault_that_never_ends_holds_up_nobody(way):
+    """Behind a userfaultfd whose owner never answers. Closing waits a moment, then leaves it to whoever comes later."""
+    last = {
+        "close the region": """
+mr.close()
+a.qp.to_error()
+os.close(handler)  # now the fault ends
+deadline = time.monotonic() + 20
+while mr.region.mr in b.context.device.regions.open and time.monotonic() < deadline:
+    time.sleep(0.01)
+    v.MR(b.pd, 10).close()  # whatever the control plane does carries on with it
+    from unpinned.host import process; process.settle()
+assert mr.region.mr not in b.context.device.regions.open
+b.context.close()
+a.context.close()
+""",
+        "close the context": "b.context.close(); a.context.close(); assert b.context.closed",
+        "exit": "",
+    }[way]
+    printed = run(f"{STUCK}{last}\nprint('fine')\n")
+    if printed.startswith("cannot"):
+        pytest.skip("userfaultfd for faults of the kernel needs root (or vm.unprivileged_userfaultfd=1)")
+    assert printed == "fine\n"

@@ -47,6 +47,8 @@ ENTRY_POINTS: list[tuple[str, str, str]] = [
     ("unpinned.host.control", "serve_device", "wi"),
     ("unpinned.host.control", "leave_device", "wi"),
     ("unpinned.host.control", "end_notifier", "w"),
+    ("unpinned.host.posting", "check_sends", "wiii"),
+    ("unpinned.host.posting", "check_receives", "wiii"),
     ("unpinned.host.pagemap", "resident", "iiw"),
     ("unpinned.compiled.libc", "futex_wake", "ii"),
 ]

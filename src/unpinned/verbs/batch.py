@@ -1,4 +1,4 @@
-"""Work requests by the thousand: a queue's entries as NumPy records, checked as columns."""
+"""Work requests by the thousand: a queue's entries as NumPy records."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
+from unpinned.host import posting
 from unpinned.verbs.errors import ArgumentError, integer, unsupported
-from unpinned.verbs.wr import SEND_OPCODES
-
-_OPCODES = np.zeros(64, bool)
-_OPCODES[list(SEND_OPCODES)] = True
-_FLAGS = L.SEND_FENCE | L.SEND_SIGNALED | L.SEND_SOLICITED
 
 _SEND_FIELDS = {
     "wr_id": L.W_ID, "opcode": L.W_OPCODE, "flags": L.W_FLAGS, "length": L.W_LENGTH, "remote_addr": L.W_RVA, "rkey": L.W_RKEY,
@@ -59,34 +55,22 @@ def rows_of(wrs: NDArray[Any], count: int | None, stride: int) -> NDArray[np.int
 
 def check_sends(rows: NDArray[np.int64], most: int) -> None:
     """Refuse records that the device does not know; write each one's length, the sum of its pieces."""
-    if not len(rows):
-        return
-    _check_pieces(rows, L.W_SGE, L.W_NSGE, L.W_LENGTH, most)
-    opcodes = rows[:, L.W_OPCODE]
-    if (opcodes & ~63).any() or not _OPCODES[opcodes].all():
-        raise unsupported("wrs: an opcode")
-    if (rows[:, L.W_FLAGS] & ~_FLAGS).any():
-        raise unsupported("wrs: flags besides FENCE, SIGNALED and SOLICITED")
-    atomics = (opcodes == L.WR_ATOMIC_CMP_AND_SWP) | (opcodes == L.WR_ATOMIC_FETCH_AND_ADD)
-    if atomics.any() and (rows[atomics, L.W_LENGTH] != 8).any():
-        raise ArgumentError("wrs", "an atomic returns 8 bytes")
+    _judge(posting.check_sends(rows.reshape(-1), len(rows), rows.shape[1], most), most)
 
 
 def check_receives(rows: NDArray[np.int64], most: int) -> None:
     """The same for receive requests."""
-    if len(rows):
-        _check_pieces(rows, L.R_SGE, L.R_NSGE, L.R_LENGTH, most)
+    _judge(posting.check_receives(rows.reshape(-1), len(rows), rows.shape[1], most), most)
 
 
-def _check_pieces(rows: NDArray[np.int64], head: int, counts: int, total: int, most: int) -> None:
-    used = rows[:, counts]
-    if used.min() < 0 or used.max() > most:
+def _judge(code: int, most: int) -> None:
+    if code == posting.BAD_COUNT:
         raise ArgumentError("wrs", f"num_sge is not between 0 and {most} everywhere")
-    if most == 0:
-        rows[:, total] = 0
-        return
-    lengths = np.where(np.arange(most) < used[:, None], rows[:, head + 1 : head + 3 * most : 3], 0)
-    sums = lengths.sum(1)
-    if lengths.min() < 0 or lengths.max() > L.LENGTH_MAX or sums.max() > L.LENGTH_MAX:
+    if code == posting.BAD_LENGTH:
         raise ArgumentError("wrs", f"a length is not between 0 and {L.LENGTH_MAX}")
-    rows[:, total] = sums
+    if code == posting.BAD_ATOMIC:
+        raise ArgumentError("wrs", "an atomic returns 8 bytes")
+    if code == posting.BAD_OPCODE:
+        raise unsupported("wrs: an opcode")
+    if code == posting.BAD_FLAGS:
+        raise unsupported("wrs: flags besides FENCE, SIGNALED and SOLICITED")

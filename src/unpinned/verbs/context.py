@@ -30,29 +30,33 @@ class Resource:
     def __init__(self) -> None:
         self._children: weakref.WeakSet[Resource] = weakref.WeakSet()
         self._finalizer: weakref.finalize[..., Any] | None = None
+        self._open = False
 
     def _release_with(self, release: Callable[..., object], *arguments: Any) -> None:
         """What a close has to do at the end, called with ``wait`` last: True from `close`, False from the collector."""
         self._finalizer = weakref.finalize(self, release, *arguments, False)
         self._finalizer.atexit = False  # at exit the process closes its devices itself, in order
         self._release = release, arguments
+        self._open = True
 
     @property
     def closed(self) -> bool:
         """Is it closed? In a forked child everything of the parent's is."""
-        return self._finalizer is None or not self._finalizer.alive or self._device.closed
+        return not self._open or self._device.closed
 
     @property
     def device(self) -> Device:
         """The device below. OSError ENODEV when this is closed, or came with a fork."""
-        if self.closed:
+        device = self._device
+        if device.closed or not self._open:
             raise closed(self._what)
-        return self._device
+        return device
 
     def close(self) -> None:
         """Close what was made from this, then this. Idempotent."""
         for child in list(self._children):
             child.close()
+        self._open = False
         if self._finalizer is not None and self._finalizer.detach():
             release, arguments = self._release
             release(*arguments, True)

@@ -20,7 +20,7 @@ from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
-from unpinned.verbs.errors import ArgumentError, CompletionError, closed, integer, wc_status_to_str
+from unpinned.verbs.errors import ArgumentError, CompletionError, integer, wc_status_to_str
 from unpinned.verbs.wr import U64
 
 if TYPE_CHECKING:
@@ -251,7 +251,9 @@ class CQ(Resource):
         count = integer("num_entries", num_entries, 0, MAX_CQE)
         out = np.empty(count * L.CQE_WORDS, np.int64)
         got = self._take(out, count, timeout_ns)
-        return got, [_wc(record) for record in out[: got * L.CQE_WORDS].reshape(got, L.CQE_WORDS).tolist()]
+        if not got:
+            return 0, []
+        return got, [_wc(record) for record in out.reshape(count, L.CQE_WORDS)[:got].tolist()]
 
     def poll_into(self, out: NDArray[Any], timeout: float = 0.0) -> int:
         """Take completions into *out*, a contiguous array of WC_DTYPE (or int64 words); how many (the batch extension).
@@ -262,10 +264,9 @@ class CQ(Resource):
         return self._take(words, words.size // L.CQE_WORDS, int(timeout * 1e9))
 
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
-        device, queue = self._device, self._queue
+        queue = self._queue
         while True:
-            if self.closed:
-                raise closed(self._what)
+            device = self.device
             # In slices: Python's signal handlers run in between, and another thread may close the queue.
             got = poll(device, queue.cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
             timeout_ns -= WAIT_SLICE_NS

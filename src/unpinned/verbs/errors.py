@@ -84,6 +84,8 @@ def closed(what: str) -> OSError:
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """*value* as an int in [low, high]; TypeError or `ArgumentError` that begin with *name*."""
+    if type(value) is int and low <= value <= high:
+        return value
     try:
         number = value.__index__()
     except AttributeError:

@@ -68,14 +68,14 @@ class MR(Resource):
             if flags & REMOTE and not unsafe:
                 raise ArgumentError("unsafe", "a remotely accessible implicit region opens all memory of the process to "
                                     "the peer: it needs unsafe=True")  # fmt: skip
-            self._open(creator, flags, None)
+            self._register(creator, flags, None)
             return
         if isinstance(length_or_buffer, Mapping):
             writable = length_or_buffer.writable
             flags = _check_access((_DEFAULT if writable else e.IBV_ACCESS_ON_DEMAND) if access is None else access)
             if flags & WRITING and not writable:
                 raise PermissionError(errno.EACCES, "access: the mapping is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
-            self._open(creator, flags, length_or_buffer)
+            self._register(creator, flags, length_or_buffer)
             return
         buffer = _buffer(length_or_buffer, address, bool((access or 0) & e.IBV_ACCESS_HUGETLB))
         if access is None:
@@ -83,9 +83,9 @@ class MR(Resource):
         flags = _check_access(access)
         if buffer.readonly and flags & WRITING:
             raise PermissionError(errno.EACCES, "access: the buffer is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
-        self._open(creator, flags, map_buffer(buffer.address, buffer.length, bool(flags & WRITING), buffer.owner))
+        self._register(creator, flags, map_buffer(buffer.address, buffer.length, bool(flags & WRITING), buffer.owner))
 
-    def _open(self, pd: PD, access: int, mapping: Mapping | None) -> None:
+    def _register(self, pd: PD, access: int, mapping: Mapping | None) -> None:
         super().__init__()
         self.access = access
         self.on_demand = bool(access & e.IBV_ACCESS_ON_DEMAND)
@@ -190,7 +190,7 @@ class FileMR(MR):
         self, creator: PD, path: str | os.PathLike[str], access: int | None = None, offset: int = 0, length: int | None = None
     ) -> None:
         flags = _check_access(e.IBV_ACCESS_ON_DEMAND if access is None else access)
-        self._open(creator, flags, map_file(path, bool(flags & WRITING), offset, length))
+        self._register(creator, flags, map_file(path, bool(flags & WRITING), offset, length))
 
 
 def _is_buffer(value: Any) -> bool:

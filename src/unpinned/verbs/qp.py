@@ -232,7 +232,7 @@ class QP(Resource):
         while current is not None:
             try:
                 self._check_send(current)
-                inline = current.send_flags & e.IBV_SEND_INLINE
+                inline = current._flags & e.IBV_SEND_INLINE
                 with self._turn:  # inline data lies beside the entry that its request gets
                     taken = self._post_inline(current) if inline else post(device, self._q, current._words, 1, False)
                 if not taken:
@@ -257,7 +257,7 @@ class QP(Resource):
     def _check_send(self, wr: SendWR) -> None:
         if not isinstance(wr, SendWR):
             raise TypeError(f"wr: a SendWR is needed, not {type(wr).__name__}")
-        if wr.num_sge > self._cap.max_send_sge:
+        if len(wr._sg) > self._cap.max_send_sge:
             raise ArgumentError("num_sge", f"{wr.num_sge}, the queue pair takes {self._cap.max_send_sge}")
         wr.check()
 
@@ -333,7 +333,7 @@ class QP(Resource):
     def post_send_many(self, wrs: NDArray[Any], count: int | None = None) -> int:
         """Post the first *count* (all) of *wrs*, a contiguous array of `send_dtype`; how many the queue took.
 
-        One call for thousands: records are checked as columns, and copied by the device.
+        One call for thousands: they are checked, and copied, by compiled code.
         OSError: EINVAL or EOPNOTSUPP for a record that cannot be posted; none is then.
         """
         device = self._ready("post_send_many", (L.QPS_RTS, L.QPS_ERR))

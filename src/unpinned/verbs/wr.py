@@ -65,6 +65,8 @@ class SGE:
 
 
 def _pieces(sg: SGE | Sequence[SGE] | None, num_sge: int) -> list[SGE]:
+    if type(sg) is SGE and num_sge in (0, 1):
+        return [sg]
     pieces = [sg] if isinstance(sg, SGE) else list(sg or ())
     for i, piece in enumerate(pieces):
         if not isinstance(piece, SGE):
@@ -128,7 +130,7 @@ class RecvWR:
 class SendWR:
     """A send work request. ``imm_data`` is in network byte order, as in verbs (`socket.htonl`)."""
 
-    __slots__ = ("_imm", "_sg", "_words", "next_wr")
+    __slots__ = ("_flags", "_imm", "_opcode", "_sg", "_words", "next_wr")
 
     def __init__(
         self,
@@ -141,7 +143,7 @@ class SendWR:
         next_wr: SendWR | None = None,
     ) -> None:
         self._words = np.zeros(ENTRY_WORDS, np.int64)
-        self._imm = 0
+        self._imm = self._opcode = self._flags = 0
         self._words[L.W_ID] = to_signed("wr_id", wr_id)
         self.opcode = opcode
         self.send_flags = send_flags
@@ -159,25 +161,25 @@ class SendWR:
 
     @property
     def opcode(self) -> int:
-        return int(self._words[L.W_OPCODE])
+        return self._opcode
 
     @opcode.setter
     def opcode(self, value: int) -> None:
         number = integer("opcode", value, 0, U32)
         if number not in SEND_OPCODES:
             raise unsupported(f"opcode {number}")
-        self._words[L.W_OPCODE] = number
+        self._words[L.W_OPCODE] = self._opcode = number
 
     @property
     def send_flags(self) -> int:
-        return int(self._words[L.W_FLAGS])
+        return self._flags
 
     @send_flags.setter
     def send_flags(self, value: int) -> None:
         number = integer("send_flags", value, 0, U32)
         if number & ~_SEND_FLAGS:
             raise unsupported(f"send_flags {number & ~_SEND_FLAGS:#x}")
-        self._words[L.W_FLAGS] = number
+        self._words[L.W_FLAGS] = self._flags = number
 
     @property
     def num_sge(self) -> int:
@@ -237,9 +239,10 @@ class SendWR:
 
     def check(self) -> None:
         """What can only be judged once all parts are set."""
-        if self.opcode in _ATOMIC and self._words[L.W_LENGTH] != 8:
+        if self._opcode in _ATOMIC and self._words[L.W_LENGTH] != 8:
             raise ArgumentError("sg", f"an atomic returns 8 bytes, not {int(self._words[L.W_LENGTH])}")
 
     def become(self, other: SendWR) -> None:
         """Be the same request as *other* (what ``bad_wr`` is for)."""
         self._words[:], self._imm, self._sg, self.next_wr = other._words, other._imm, other._sg, other.next_wr
+        self._opcode, self._flags = other._opcode, other._flags
