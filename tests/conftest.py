@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support import Missing, cgroup, leaks, need_root, network, swap
+
+# A shell starts what it puts into the background with SIGINT ignored, and children inherit that: tests of Ctrl-C would send it
+# to processes that cannot hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 FIXED_SEED = 1
