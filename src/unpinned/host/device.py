@@ -39,8 +39,9 @@ from unpinned.wire.icrc import SOLVER_WORDS
 Words = NDArray[np.int64]
 
 HORIZON_NS = 20_000_000
+PROVISIONAL_TRUST_NS = 2_000_000  # longer than a driver takes to come by again on a busy machine
 WORKERS = 4
-SPIN_NS = 30_000
+SPIN_NS = 50_000
 WAIT_SLICE_NS = 50_000_000  # a wait comes back to Python so often, for signals and for the end of the device
 STOP_SECONDS = 10.0  # how long threads may take to end; one that hangs in somebody's fault handler is left behind
 
@@ -76,6 +77,7 @@ class Device:
         self.h, arena = block.create(window_bytes=window)
         self.p = P.create(levels=4, bits=9, leaves=65_536, regions=REGIONS, revoked=4_096, dma=1_280, faults=1_024)
         self.p[P.HORIZON_NS] = self.p[P.PROVISIONAL_NS] = HORIZON_NS
+        self.p[P.PROVISIONAL_TRUST_NS] = PROVISIONAL_TRUST_NS
         self.b = np.zeros(arena + 4096, np.uint8)
         self.e = np.zeros(E.E_WORDS, np.int64)
         self.tables = setup.Tables(self.h, self.p)

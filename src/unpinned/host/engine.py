@@ -5,6 +5,10 @@ takes it over, so a blocking READ costs no hand-over between threads. A driver w
 longer and then sleeps in ppoll on the socket and an event descriptor, role given back. Whoever makes work for the
 device (``post``, a fault worker) drives one burst itself if the role is free, and ends the sleeper's sleep if not.
 
+The look is worth its time only while the peer runs meanwhile. Where both share a core, or answers take longer, it only
+keeps the peer from running, so after a few in vain it is left out, and tried anew now and then. (Two ends that sleep make
+each other slow: the try is long enough to find the answer of a peer that was asleep.)
+
 A wake-up cannot be lost: the sleeper gives the role back, says that it sleeps, and only then looks once more
 whether there is work; who makes work first makes it, then looks for the role and the sleeper.
 """
@@ -12,7 +16,7 @@ whether there is work; who makes work first makes it, then looks for the role an
 from __future__ import annotations
 
 from unpinned.compiled import kernel
-from unpinned.compiled.atomics import compare_exchange, fetch_add, load_acquire, store_release
+from unpinned.compiled.atomics import compare_exchange, exchange, fetch_add, load_acquire, store_release
 from unpinned.compiled.intrinsics import address_of, stack_words, store64
 from unpinned.compiled.libc import SYS_PPOLL, eventfd_read, futex_wait, futex_wake, monotonic_ns, sys_call
 from unpinned.compiled.views import bytes_at, words_at
@@ -32,6 +36,9 @@ POLLIN = 1 << 32
 SECOND = 1_000_000_000
 PAUSE_NS = 200_000  # how long the background thread leaves the driving to pollers that come and go
 ROLE_WAIT_NS = 1_000_000
+SPINS_IN_VAIN = 4  # so many looks in vain, and the next ones are left out
+SPIN_TRY = 32  # of so many that would be left out, one is tried, twice as long
+SOON, TOLD = 1, 2  # E_PAUSED
 
 
 @kernel
@@ -70,10 +77,20 @@ def sleep(e, h, p, u, limit_ns):
 
 @kernel
 def drive(e, h, p, b, u, c, m, solver, cq, quiet_ns):
-    """Run bursts until ``cq`` has a completion (0: any time) or nothing moved for ``quiet_ns``. The role is held."""
+    """Run bursts until ``cq`` has a completion (0: any time) or nothing moved for ``quiet_ns``. The role is held.
+
+    Of ``quiet_ns`` nothing is spun where that has not paid lately.
+    """
+    spins = quiet_ns > 0
+    if spins:
+        quiet_ns = min(quiet_ns, spin_ns(e))
+    spun = 0
     last = monotonic_ns()
     while load_acquire(e, E.E_STOP) == 0:
         moved = burst(e, h, p, b, u, c, m, solver)
+        if moved and spun:
+            e[E.E_SPIN_MISSES] = 0
+            spun = 0
         if cq and h[cq + L.CQ_TAIL] != h[cq + L.CQ_HEAD] and h[L.H_TX_COUNT] == 0:
             return 1
         if moved:
@@ -81,25 +98,49 @@ def drive(e, h, p, b, u, c, m, solver, cq, quiet_ns):
             if cq == 0 and load_acquire(e, E.E_POLLERS) > 0:
                 return 0
         elif monotonic_ns() - last > quiet_ns:
+            if spins:
+                e[E.E_SPIN_MISSES] += 1
             return 0
+        else:
+            spun = 1
+    return 0
+
+
+@kernel
+def spin_ns(e):
+    """How long an idle driver should look for work: not at all after looks in vain, except for one longer try in many."""
+    misses = e[E.E_SPIN_MISSES]
+    if misses < SPINS_IN_VAIN:
+        return e[E.E_SPIN_NS]
+    return 2 * e[E.E_SPIN_NS] if misses % SPIN_TRY == 0 else 0
+
+
+@kernel
+def pause(e, how, limit_ns):
+    """The background thread's wait for `kick`. TOLD: a poller that leaves, or stops sleeping for good, will kick."""
+    exchange(e, E.E_PAUSED, how)
+    if how == SOON or load_acquire(e, E.E_POLLERS) > 0:
+        futex_wait(address_of(e) + 8 * E.E_PAUSED, how, limit_ns)
+    store_release(e, E.E_PAUSED, 0)
     return 0
 
 
 @kernel
 def firmware(e, h, p, b, u, c, m, solver):
     """The background thread, until E_STOP."""
+    slept = -1
     while load_acquire(e, E.E_STOP) == 0:
         if load_acquire(e, E.E_POLLERS) > 0 or monotonic_ns() - e[E.E_LAST_POLL] < PAUSE_NS:
-            store_release(e, E.E_PAUSED, 1)
-            futex_wait(address_of(e) + 8 * E.E_PAUSED, 1, PAUSE_NS)
-            store_release(e, E.E_PAUSED, 0)
+            if load_acquire(e, E.E_SLEEPING) > 0 and e[E.E_SLEEPS] == slept:  # a poller has been asleep since we last looked
+                pause(e, TOLD, SECOND)
+            else:
+                slept = e[E.E_SLEEPS]
+                pause(e, SOON, PAUSE_NS)
             continue
         if not take_role(e):
-            store_release(e, E.E_PAUSED, 1)
-            futex_wait(address_of(e) + 8 * E.E_PAUSED, 1, ROLE_WAIT_NS)
-            store_release(e, E.E_PAUSED, 0)
+            pause(e, SOON, ROLE_WAIT_NS)
             continue
-        drive(e, h, p, b, u, c, m, solver, 0, e[E.E_SPIN_NS])
+        drive(e, h, p, b, u, c, m, solver, 0, 2 * e[E.E_SPIN_NS])
         give_role(e)
         if load_acquire(e, E.E_POLLERS) == 0:
             sleep(e, h, p, u, SECOND)
@@ -122,7 +163,7 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
             break
         seen = load_acquire(e, E.E_PROGRESS)
         if take_role(e):
-            drive(e, h, p, b, u, c, m, solver, cq, min(e[E.E_SPIN_NS], max(left, 0)))
+            drive(e, h, p, b, u, c, m, solver, cq, min(2 * e[E.E_SPIN_NS], max(left, 0)))
             give_role(e)
             if left <= 0:
                 if h[cq + L.CQ_TAIL] != h[cq + L.CQ_HEAD]:
@@ -139,7 +180,8 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
                 futex_wait(address_of(e) + 8 * E.E_PROGRESS, seen & 0xFFFFFFFF, min(left, ROLE_WAIT_NS))
             fetch_add(e, E.E_WAITING, -1)
     e[E.E_LAST_POLL] = monotonic_ns()
-    fetch_add(e, E.E_POLLERS, -1)
+    if fetch_add(e, E.E_POLLERS, -1) == 1 and load_acquire(e, E.E_PAUSED) == TOLD:
+        futex_wake(address_of(e) + 8 * E.E_PAUSED, 1)
     return got
 
 
@@ -193,7 +235,9 @@ def enter(e, mode, x, y, z, work):
         if take_role(e):
             drive(e, h, p, b, u, c, m, solver, 0, 0)
             give_role(e)
-            kick(e)
+            # A caller that polls will take the answer itself, and the background thread looks again within PAUSE_NS.
+            if load_acquire(e, E.E_SLEEPING) > 0 or monotonic_ns() - e[E.E_LAST_POLL] > PAUSE_NS:
+                kick(e)
         elif load_acquire(e, E.E_SLEEPING) > 0:
             kick(e)
     fetch_add(e, E.E_THREADS, -1)

@@ -28,7 +28,7 @@ E_WAITING: Final = 22  # pollers asleep on E_PROGRESS
 E_WORK: Final = 23  # moves when a fault is queued
 E_POLLERS: Final = 24  # callers inside poll
 E_LAST_POLL: Final = 25  # when the last one left, ns
-E_PAUSED: Final = 26  # 1 while the background thread leaves the driving to pollers
+E_PAUSED: Final = 26  # while the background thread leaves the driving to pollers: 1 it looks again soon, 2 it wants to be told
 E_STOP: Final = 27
 E_THREADS: Final = 28  # threads inside kernels of this device
 E_WAKE_FD: Final = 29  # eventfd that ends a driver's sleep
@@ -60,7 +60,8 @@ E_EVENTS_SEEN: Final = 60  # userfaultfd events applied
 E_STRAY_WINDOW: Final = 61  # copies into foreign memory while an UNMAP was unread
 E_DRIVE_NS: Final = 62
 E_MTU_ERRORS: Final = 63
-E_WORDS: Final = 64
+E_SPIN_MISSES: Final = 64  # drives that spun for nothing, one after the other
+E_WORDS: Final = 72
 
 # the notifier's block g: devices it serves
 G_LOCK: Final = 0
