@@ -181,6 +181,7 @@ def map_file(path: str | os.PathLike[str], writable: bool, offset: int = 0, leng
     finally:
         os.close(fd)
     system.keep_from_children(base, size)
+    system.advise(base, size, system.MADV_RANDOM)  # a page is a page: the device reads ahead by what the wire asks for
     at = base + offset - first
     return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, _alias=(base, base + size))
 

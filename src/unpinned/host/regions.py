@@ -105,7 +105,8 @@ class Regions:
                     mapping.watch(device.notifier.source)
                 elif mapping.notify:
                     mapping.unnotified = device.notifier.refused
-            flags = P.REGION_WRITE_BY_SCAN if mapping.kind is Kind.OWNED else 0
+            direct = mapping.path == P.PATH_DIRECT and mapping.kind in (Kind.OWNED, Kind.ALIAS)  # shared memory: no file to tell
+            flags = P.REGION_WRITE_BY_SCAN if direct else 0
             record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: mapping.path, L.MR_PINNED: int(pinned),
                       L.MR_START: mapping.address, L.MR_LENGTH: mapping.length}  # fmt: skip
             return self._open(record, mapping.table_base, flags, mapping, key)

@@ -14,7 +14,7 @@ from unpinned.compiled.views import words_at
 from unpinned.hca.device import wake_fault
 from unpinned.host import engine_words as E
 from unpinned.host.lock import lock, unlock
-from unpinned.host.pagemap import populate
+from unpinned.host.pagemap import announce, populate
 from unpinned.host.wake import kick
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
@@ -44,6 +44,7 @@ def work(e):
 @kernel
 def serve(e, h, p, slot):
     """Bring one fault's range in, chunk by chunk."""
+    announced = 0
     while True:
         lock(e, E.E_LOCK)
         if fault_chunk(p, slot) == 0:
@@ -51,8 +52,12 @@ def serve(e, h, p, slot):
             return 0
         start = p[slot + P.FAULT_CURSOR]
         end = p[slot + P.FAULT_CHUNK_END]
+        whole = p[slot + P.FAULT_END]
         write = p[slot + P.FAULT_WRITE]
         unlock(e, E.E_LOCK)
+        if announced < end:
+            announce(start, whole)
+            announced = whole
         error = populate(start, end, write)
         lock(e, E.E_LOCK)
         token = p[slot + P.FAULT_TOKEN]

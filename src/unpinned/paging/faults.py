@@ -105,24 +105,46 @@ def _joinable(p, start, end, need_write, region):
 
 @kernel
 def _read_ahead(p, region, start, end):
-    """How far a fault over ``[start, end)`` goes: further, and twice as far each time, as long as it continues the
-    one before.
+    """How far a fault over ``[start, end)`` looks: as far again as the sequential run that it continues.
+
+    What of that is there already costs a scan only; how much is brought in is `_trim`'s.
     """
     if p[P.READ_AHEAD_BYTES] == 0:
         return end  # and nothing is remembered: the model has fewer states
     at = p[P.REGIONS] + region * P.REGION_WORDS
     page = (1 << p[P.PAGE_SHIFT]) - 1
     if start == p[at + P.REGION_NEXT]:
-        window = min(p[P.READ_AHEAD_BYTES], max(2 * p[at + P.REGION_WINDOW], end - start))
+        window = min(p[P.READ_AHEAD_BYTES], end - p[at + P.REGION_RUN])
         limit = min((p[at + P.REGION_END] + page) & ~page, start + p[P.FAULT_MAX_BYTES])
         ahead = max(end, min(end + window, limit))
-        p[at + P.REGION_WINDOW] = window
         count(p, region, P.COUNT_READ_AHEAD, (ahead - end) >> p[P.PAGE_SHIFT])
         end = ahead
     else:
-        p[at + P.REGION_WINDOW] = 0
+        p[at + P.REGION_RUN] = start
     p[at + P.REGION_NEXT] = end
     return end
+
+
+@kernel
+def _trim(p, slot):
+    """Where a fault whose scan is over ends: of the read-ahead that is not there, a quarter of the run is brought in.
+
+    A large READ arrives as several requests and looks sequential to itself, and pages past its end cost the owner's
+    memory: so no more of them than a quarter of its length.
+    """
+    end = p[slot + P.FAULT_END]
+    demand = p[slot + P.FAULT_DEMAND]
+    if end == demand:
+        return end
+    at = p[P.REGIONS] + p[slot + P.FAULT_REGION] * P.REGION_WORDS
+    quarter = (max(0, demand - p[at + P.REGION_RUN]) >> 2) & ~((1 << p[P.PAGE_SHIFT]) - 1)
+    kept = min(end, max(demand + quarter, p[slot + P.FAULT_CURSOR]))
+    if kept < end:
+        count(p, p[slot + P.FAULT_REGION], P.COUNT_READ_AHEAD, -((end - kept) >> p[P.PAGE_SHIFT]))
+        p[slot + P.FAULT_END] = kept
+        if p[at + P.REGION_NEXT] == end:
+            p[at + P.REGION_NEXT] = kept
+    return kept
 
 
 @kernel
@@ -268,7 +290,7 @@ def fault_scanned(p: Block, slot: int, upto: int, now: int) -> int:
         p[slot + P.FAULT_CURSOR] = start
     if start >= p[slot + P.FAULT_DEMAND]:
         count(p, region, P.COUNT_FAULTS_MINOR, 1)
-    if start >= end or p[slot + P.FAULT_CHUNK] == 0:
+    if start >= _trim(p, slot) or p[slot + P.FAULT_CHUNK] == 0:
         return _finish(p, slot, P.FAULT_DONE, 0, now)
     if start < p[slot + P.FAULT_DEMAND]:
         count(p, region, P.COUNT_FAULTS_MAJOR, 1)

@@ -152,7 +152,7 @@ REGION_START: Final = 1  #: first table address, bytes
 REGION_END: Final = 2  #: one past the last
 REGION_FLAGS: Final = 3  #: REGION_WRITE_BY_SCAN, REGION_ALL_REVOKED
 REGION_NEXT: Final = 4  #: where a sequential fault would start
-REGION_WINDOW: Final = 5  #: how much it would read ahead, bytes
+REGION_RUN: Final = 5  #: where the run of sequential faults began
 REGION_WORDS: Final = 6
 REGION_WRITE_BY_SCAN: Final = 1  #: present means writable (our own mapping of a sealed memfd)
 REGION_ALL_REVOKED: Final = 2  #: set by revoke when there is no record left to say what exactly
@@ -324,7 +324,7 @@ def _record(prefix: str, words: int, repeat: dict[str, int] | None = None) -> np
 
 _FIELDS: Final = {
     "POLICY": "VERDICT MAX_PAGES MAX_NS POINT".split(),
-    "REGION": "OPEN START END FLAGS NEXT WINDOW".split(),
+    "REGION": "OPEN START END FLAGS NEXT RUN".split(),
     "ACTIVE": "STATE START END CAUSE VERDICT FLUSH SINCE".split(),
     "DEFERRAL": "FLUSH START END CAUSE SINCE".split(),
     "PROVISIONAL": "START END UNTIL".split(),

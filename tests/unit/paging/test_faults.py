@@ -81,15 +81,15 @@ def test_present_means_writable_where_the_region_says_so() -> None:
 
 def test_a_failure_is_the_demands_only() -> None:
     p = make()
-    slot = begin(p, 2 * MIB, PAGE)
+    slot = begin(p, 2 * MIB, 4 * PAGE)
     scan(p, slot, 0)
     fault_take(p, P.FAULT_QUEUED)
     assert fault_chunk(p, slot) == 1
     assert fault_commit(p, slot, EFAULT, 0) == P.FAILED
     assert state(p, slot) == P.FAULT_FAILED and p[slot + P.FAULT_ERRNO] == EFAULT
     assert fault_end(p, slot) == P.DONE
-    slot = begin(p, 2 * MIB + PAGE, PAGE)  # sequential: reads ahead
-    assert p[slot + P.FAULT_END] > p[slot + P.FAULT_DEMAND] == 2 * MIB + 2 * PAGE
+    slot = begin(p, 2 * MIB + 4 * PAGE, PAGE)  # sequential: reads ahead
+    assert p[slot + P.FAULT_END] > p[slot + P.FAULT_DEMAND] == 2 * MIB + 5 * PAGE
     scan(p, slot, 0)
     fault_take(p, P.FAULT_QUEUED)
     assert fault_chunk(p, slot) == 1 and p[slot + P.FAULT_CHUNK_END] == p[slot + P.FAULT_DEMAND]
@@ -120,7 +120,7 @@ def test_a_fault_covers_the_message_up_to_the_cap() -> None:
     assert (p[slot + P.FAULT_START], p[slot + P.FAULT_END]) == (2 * MIB, 6 * MIB)
 
 
-def test_sequential_faults_read_ahead_twice_as_far_each_time() -> None:
+def test_sequential_faults_look_as_far_again_as_they_came() -> None:
     p = make()
     at, ahead = 2 * MIB, []
     for _ in range(5):
@@ -129,10 +129,27 @@ def test_sequential_faults_read_ahead_twice_as_far_each_time() -> None:
         at = int(p[slot + P.FAULT_END])
         fault_end(p, slot)
         assert fault_take(p, P.FAULT_SCAN) == P.NONE, "a slot that everybody left is freed when it is taken"
-    assert ahead == [0, 1, 2, 4, 8]
+    assert ahead == [0, 2, 5, 11, 23]
     slot = begin(p, 40 * MIB, PAGE)
     assert p[slot + P.FAULT_END] == p[slot + P.FAULT_DEMAND], "random access does not"
-    assert total(p, "read_ahead") == 15
+    assert total(p, "read_ahead") == sum(ahead)
+
+
+def test_of_what_is_not_there_a_quarter_of_the_run_is_read_ahead() -> None:
+    p = make()
+    begin(p, 2 * MIB, 8 * PAGE)
+    slot = begin(p, 2 * MIB + 8 * PAGE, 8 * PAGE)
+    demand = 2 * MIB + 16 * PAGE
+    assert (p[slot + P.FAULT_DEMAND], p[slot + P.FAULT_END]) == (demand, demand + 16 * PAGE)
+    assert fault_take(p, P.FAULT_SCAN) != slot == fault_take(p, P.FAULT_SCAN)
+    assert fault_scanned(p, slot, demand + PAGE, 0) == P.COMMITTED, "the rest of the quarter is worth bringing in"
+    assert p[slot + P.FAULT_END] == demand + 4 * PAGE == p[p[P.REGIONS] + P.REGION_NEXT], "the next one continues there"
+    assert total(p, "read_ahead") == 4
+    there = begin(p, demand + 4 * PAGE, 4 * PAGE)
+    assert fault_take(p, P.FAULT_SCAN) == there
+    assert fault_scanned(p, there, 64 * MIB, 0) == P.FINISHED, "what is there is installed, all of it"
+    assert p[there + P.FAULT_CURSOR] == p[there + P.FAULT_END] == demand + 8 * PAGE + 24 * PAGE
+    assert audit(p) == []
 
 
 def test_waiters_share_a_fault_and_the_last_one_frees_it() -> None:
