@@ -177,10 +177,17 @@ class Policy:
                 raise PolicyError(f"causes.{name}: no such cause ({', '.join(Cause.__members__)})")
             if not isinstance(verdict, str):
                 raise PolicyError(f"{name}: expected a verdict in quotes, got {verdict!r}")
-        default = Row.parse(data.get("default", "NOW"))
+        default = _parse("default", data.get("default", "NOW"))
         rows: dict[Cause, Row] = {c: default for c in Cause if c != Cause.RELEASE}
-        rows |= {Cause[name]: Row.parse(verdict) for name, verdict in causes.items()}
+        rows |= {Cause[name]: _parse(f"causes.{name}", verdict) for name, verdict in causes.items()}
         return cls(str(data.get("name", "unnamed")), rows)
+
+
+def _parse(name: str, verdict: str) -> Row:
+    try:
+        return Row.parse(verdict)
+    except PolicyError as error:
+        raise PolicyError(f"{name}: {error}") from None
 
 
 def _batch(*causes: Cause) -> dict[Cause, Row]:
