@@ -17,33 +17,63 @@ GEOMETRIES = [(1, 2), (1, 6), (2, 2), (2, 3), (3, 2), (5, 1)]  # at most 64 page
 
 
 class Reference:
-    """The table's meaning, in the plainest Python: page number -> (flags, validation time in its own units)."""
+    """The table's meaning, in the plainest Python: page number -> (flags, validation time in its own units).
 
-    def __init__(self) -> None:
+    A huge entry is one word for ``leaf`` pages, so they have their flags and time in common: what marks one of them ACCESSED
+    or DIRTY marks all. Which pages stand in huge entries is part of the meaning (``huge``: their first pages): those of an
+    aligned run installed at once where none of them had an entry of its own, until a part of the run is changed alone.
+    """
+
+    def __init__(self, leaf: int) -> None:
+        self.leaf = leaf  # 0: there are no huge entries
         self.pages: dict[int, tuple[int, int]] = {}
+        self.huge: set[int] = set()
+
+    def sharing(self, page: int) -> range:
+        """The pages that have their entry in common with *page*, itself included."""
+        first = page - page % self.leaf if self.leaf else page
+        return range(first, first + self.leaf) if first in self.huge else range(page, page + 1)
+
+    def runs(self, pages: range) -> list[tuple[int, bool]]:
+        """(first page, is all of it in *pages*?) of each run that could be a huge entry and touches *pages*."""
+        if not self.leaf:
+            return []
+        firsts = range(pages.start - pages.start % self.leaf, pages.stop, self.leaf)
+        return [(first, pages.start <= first and first + self.leaf <= pages.stop) for first in firsts]
 
     def install(self, pages: range, rights: int, now: int) -> None:
+        for first, whole in self.runs(pages):
+            if not whole:
+                self.huge.discard(first)
+            elif not set(range(first, first + self.leaf)) & set(self.pages):
+                self.huge.add(first)
         for page in pages:
             flags = self.pages.get(page, (0, 0))[0]
             self.pages[page] = (rights | (0 if flags & P.STALE else flags & KEPT), now >> P.TIME_SHIFT)
 
     def change(self, pages: range, keep: int, add: int) -> int:
-        changed = 0
+        changed = set()
         for page in set(pages) & set(self.pages):
             flags, time = self.pages[page]
             made = (flags & keep) | add
-            changed += (made, time if keep else 0) != (flags, time)
+            if (made, time if keep else 0) != (flags, time):
+                changed.add(page)
             if made:
                 self.pages[page] = (made, time)
             else:
                 del self.pages[page]
-        return changed
+        for first, whole in self.runs(pages):
+            run = set(range(first, first + self.leaf))
+            if not run & set(self.pages) or (not whole and changed & run):
+                self.huge.discard(first)
+        return len(changed)
 
     def usable(self, page: int, need: int, oldest: int, track: int) -> bool:
         flags, time = self.pages.get(page, (0, 0))
         if flags & (need | P.STALE) != need or time < oldest:
             return False
-        self.pages[page] = (flags | track, time)
+        for other in self.sharing(page):
+            self.pages[other] = (flags | track, time)
         return True
 
 
@@ -77,7 +107,7 @@ class PageTable(RuleBasedStateMachine):
         self.p[P.TRACK] = track
         self.empty = self.p.copy()
         self.now = 0
-        self.reference = Reference()
+        self.reference = Reference(1 << bits if self.p[P.HUGE] else 0)
 
     def bytes(self, span: tuple[int, int], ragged: int = 0) -> tuple[int, int, range]:
         """A span of pages inside the table as (start, end, pages); ragged: begins and ends inside its pages."""
@@ -135,6 +165,7 @@ class PageTable(RuleBasedStateMachine):
     def drop_everything(self) -> None:
         zap_range(self.p, 0, 1 << 62)
         self.reference.pages.clear()
+        self.reference.huge.clear()
         self.p[P.EVICT_HAND] = 0
         assert np.array_equal(self.p[: self.p[P.COUNTERS]], self.empty[: self.p[P.COUNTERS]]), (
             "an empty table has a history"
@@ -159,6 +190,8 @@ class PageTable(RuleBasedStateMachine):
     def compare(self, found: dict[int, int]) -> None:
         flags = {page: (e & P.FLAG_MASK & ~P.HUGE_ENTRY, e >> P.FLAG_BITS) for page, e in found.items()}
         assert flags == self.reference.pages
+        huge = {page for page, e in found.items() if e & P.HUGE_ENTRY}
+        assert huge == {page for first in self.reference.huge for page in self.reference.sharing(first)}
 
 
 class SmallPageTable(PageTable):
@@ -197,6 +230,18 @@ class SmallPageTable(PageTable):
 TestPageTable = PageTable.TestCase
 TestSmallPageTable = SmallPageTable.TestCase
 TestPageTable.settings = TestSmallPageTable.settings = settings(stateful_step_count=30, max_examples=40)
+
+
+def test_pages_of_a_huge_entry_are_marked_together() -> None:
+    """One word holds the flags of them all; split, each has them by itself."""
+    p = create(levels=2, bits=2, leaves=4, page_shift=0, regions=0, faults=0)
+    p[P.HUGE], p[P.TRACK] = 1, P.ACCESSED | P.DIRTY
+    install(p, 4, 8, P.PRESENT | P.WRITE, 0)
+    assert translate(p, 6, 1, 1, 0) == 1
+    both = P.PRESENT | P.WRITE | P.ACCESSED | P.DIRTY
+    assert entries(p) == dict.fromkeys(range(4, 8), both | P.HUGE_ENTRY)
+    assert zap_range(p, 5, 6) == 1
+    assert entries(p) == dict.fromkeys((4, 6, 7), both)
 
 
 def test_retag_sets_the_frame_and_keeps_the_flags() -> None:
