@@ -1,0 +1,50 @@
+"""What is compared: a policy table of `paging`, and how the host uses it.
+
+`pin` has no notifier at all. `zap-now` is what mlx5 and rxe do: every cause alike, one device after the other, no aging.
+The others look at the cause, start all devices before they wait for any, and let the device's accessed bits keep a page.
+`blind` defers without looking at the cause: unsafe, and here to show what that costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from unpinned.paging.policy import MODEL, POLICIES, Policy
+
+
+@dataclass(frozen=True)
+class StudyPolicy:
+    """One policy of the study."""
+
+    name: str
+    title: str
+    table: Policy
+    pinned: bool = False
+    two_phase: bool = True
+    aging: bool = True
+
+    @property
+    def unsafe(self) -> str:
+        """Why no host can make it safe; empty when one can."""
+        rows = self.table.unsafe()
+        return "; ".join(f"{cause.name}: {why}" for cause, why in rows.items())
+
+
+STUDY_POLICIES: Final[dict[str, StudyPolicy]] = {
+    policy.name: policy
+    for policy in (
+        StudyPolicy("pin", "pinned: no notifier, no faults", POLICIES["zap_everything"], pinned=True),
+        StudyPolicy("zap-now", "every cause alike: zap, flush, wait (mlx5, rxe)", POLICIES["zap_everything"], two_phase=False, aging=False),
+        StudyPolicy("by-cause", "downgrade, refuse, or zap, by cause", POLICIES["by_cause"]),
+        StudyPolicy("batching", "by cause, and one flush for many", POLICIES["by_cause_batching"]),
+        StudyPolicy("blind", "one flush for many, whatever the cause", POLICIES["blind_batching"]),
+    )
+}  # fmt: skip
+
+
+def from_file(path: str) -> StudyPolicy:
+    """The user's policy. Raises PolicyError (ValueError) naming the field, OSError when there is no such file."""
+    table = Policy.loads(Path(path).read_text()).validate(MODEL)
+    return StudyPolicy(table.name, f"from {Path(path).name}", table)
