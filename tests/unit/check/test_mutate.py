@@ -1,0 +1,60 @@
+"""Mutants fit the sources, and the copy that carries them is the package otherwise."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+
+import pytest
+
+from unpinned.check.mutants import MUTANTS, Mutant
+from unpinned.check.mutate import MutantError, apply, schema, source_of
+
+SOURCE = '''
+@kernel
+def step(p, x):
+    """One."""
+    if p[1] > 0:
+        return 1
+    return x
+
+
+@kernel
+def other(p):
+    return step(p, 2)
+'''
+POSITIVE = Mutant("positive", "paging.none", "step", "    if p[1] > 0:\n", "    if p[1] >= 0:\n", "an off-by-one")
+SILENT = Mutant("silent", "paging.none", "step", "    return x\n", "    return 0\n", "the answer is lost")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)
+def test_each_mutant_changes_its_function_and_nothing_else(mutant: Mutant) -> None:
+    text = source_of(mutant).read_text(encoding="utf-8")
+    mutated = apply(text, mutant)
+    before = {node.name: ast.dump(node) for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    after = {node.name: ast.dump(node) for node in ast.parse(mutated).body if isinstance(node, ast.FunctionDef)}
+    assert {name for name in before if before[name] != after[name]} == {mutant.function}
+
+
+def test_there_are_enough_and_every_bug_of_the_reference_is_among_them() -> None:
+    assert len(MUTANTS) >= 24
+    assert sum(mutant.imitates.startswith("[odp]") for mutant in MUTANTS.values()) >= 14
+
+
+def test_a_place_that_has_moved_is_an_error_that_names_it() -> None:
+    with pytest.raises(MutantError, match="positive: .*step holds 0 times.*p\\[1\\] > 0"):
+        apply(SOURCE.replace("> 0", "> 1"), POSITIVE)
+    with pytest.raises(MutantError, match="holds 2 times"):
+        apply(SOURCE.replace("    return x\n", "    if p[1] > 0:\n        pass\n    return x\n"), POSITIVE)
+    with pytest.raises(MutantError, match="no function gone"):
+        apply(SOURCE, dataclasses.replace(POSITIVE, function="gone"))
+
+
+def test_one_copy_holds_all_and_a_number_chooses() -> None:
+    text = schema(SOURCE, [(4, POSITIVE), (5, SILENT)])
+    names = {"kernel": lambda function: function}
+    exec(text, names)
+    magic = 0x756E70696E6E0001
+    assert names["step"]([magic, 0], 7) == 7 == names["step"]([magic + 3, 0], 7)
+    assert names["step"]([magic + 4, 0], 7) == 1 and names["other"]([magic + 4, 0]) == 1
+    assert names["step"]([magic + 5, 0], 7) == 0
