@@ -27,9 +27,12 @@ from support.memory import (
 from support.python import run_python
 from unpinned.host import layout as L
 from unpinned.host import system
+from unpinned.host.copies import copy_scratch, execute
 from unpinned.host.memory import Kind, map_buffer
 from unpinned.host.userfaultfd import Userfaultfd, notify_scratch, pending, read_events
 from unpinned.host.vmas import vmas
+from unpinned.paging import layout as P
+from unpinned.paging.dma import dma_issue, dma_reset
 
 pytestmark = pytest.mark.system
 PAGES = 16
@@ -63,6 +66,11 @@ def memory(request: pytest.FixtureRequest, source: Userfaultfd, tmp_path: Path) 
         assert source.register(address, address + PAGES * PAGE) == ""
         yield address
         source.forget(address, address + PAGES * PAGE)
+
+
+def wait_until_readable(source: Userfaultfd) -> bool:
+    """Whether an event has come within ten seconds; it is not read."""
+    return bool(select.select([source.fd], [], [], 10)[0])
 
 
 def wait_for(source: Userfaultfd, count: int) -> list[Event]:
@@ -174,6 +182,29 @@ def test_the_caller_sleeps_until_the_event_is_read(source: Userfaultfd, memory: 
         assert thread.is_alive()
         assert read_events(source.fd, notify_scratch()) == 1
     assert not pending(source.fd)
+
+
+def test_copies_beside_an_unread_change_are_counted_as_at_risk(source: Userfaultfd) -> None:
+    p = P.create(levels=1, bits=1, leaves=1, regions=0, dma=8, faults=0)
+    s = copy_scratch()
+    s[L.COPY_UFFD] = source.fd
+    arena = np.arange(64, dtype=np.uint8)
+    with mapped(PAGES) as address, mapped(PAGES) as other:
+        assert source.register(other, other + PAGE) == ""
+
+        def write(length: int, path: int) -> int:
+            dma_issue(p, address, length, P.OP_WRITE, 0, path, 1)
+            assert execute(p, arena, s) == 0 and dma_reset(p) == 0
+            return int(s[L.COPY_AT_RISK])
+
+        assert write(8, P.PATH_FOREIGN) == 0
+        with behind(lambda: system.unmap(other, PAGE)):
+            assert wait_until_readable(source)
+            assert write(16, P.PATH_PROCESS_VM) == 0, "our own mapping: nothing can stray"
+            assert write(32, P.PATH_FOREIGN) == 32
+            assert wait_for(source, 1)[0][0] == L.EVENT_UNMAP
+        assert write(8, P.PATH_FOREIGN) == 32
+        assert view(address, 32).tolist() == list(range(32))
 
 
 def test_one_call_reads_what_is_queued(source: Userfaultfd) -> None:

@@ -6,6 +6,8 @@ A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one o
 * PATH_PROCESS_VM: ``process_vm_readv/writev`` on our own pid, which obeys the page tables of that very moment and
   answers EFAULT where plain loads and stores would raise a signal. Neighbours of one direction share one call of up to
   IOVECS descriptors, and ranges that touch share one remote iovec, so that the kernel pins their pages at once.
+* PATH_FOREIGN: the same, for memory that the application may replace at any moment. Linux tells of that too late to stop a
+  copy; what was copied while a change of mappings was under way (it may have strayed) is counted in COPY_AT_RISK.
 
 A descriptor that meets a bad address becomes DMA_FAILED with its errno, and the later ones of the same queue pair (the
 token's low 32 bits) DMA_FAILED with ECANCELED: a request past a hole must not be carried out. Other queue pairs go on.
@@ -24,6 +26,7 @@ from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import EFAULT, monotonic_ns, sys_process_vm_readv, sys_process_vm_writev
 from unpinned.host import layout as L
 from unpinned.host.layout import Arena, Words
+from unpinned.host.userfaultfd import pending
 from unpinned.paging import layout as P
 from unpinned.paging.layout import Block
 
@@ -107,7 +110,8 @@ def _gather(p: Block, b: Arena, s: Words, d: int, end: int) -> int:
     """Collect descriptors like *d* into iovecs; returns the descriptor after them."""
     op = p[d + P.DMA_OP]
     count, remotes, after = 0, 0, -1
-    while d < end and count < L.IOVECS and p[d + P.DMA_OP] == op and p[d + P.DMA_PATH] == P.PATH_PROCESS_VM:
+    path = p[d + P.DMA_PATH]
+    while d < end and count < L.IOVECS and p[d + P.DMA_OP] == op and p[d + P.DMA_PATH] == path:
         if p[d + P.DMA_STATE] == P.DMA_ISSUED:
             va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
             s[L.COPY_LOCAL + 2 * count] = address_of(b) + p[d + P.DMA_OFFSET]
@@ -133,6 +137,9 @@ def _system_copy(p: Block, s: Words, end: int) -> int:
     read = p[s[L.COPY_INDEX] + P.DMA_OP] == P.OP_READ
     done = _call(s, read, s[L.COPY_COUNT], s[L.COPY_REMOTES])
     s[L.COPY_BYTES] += max(done, 0)
+    if done > 0 and s[L.COPY_UFFD] and p[s[L.COPY_INDEX] + P.DMA_PATH] == P.PATH_FOREIGN:
+        if pending(s[L.COPY_UFFD]):
+            s[L.COPY_AT_RISK] += done
     status = EFAULT if done >= 0 else -done
     for i in range(s[L.COPY_COUNT]):
         d = s[L.COPY_INDEX + i]

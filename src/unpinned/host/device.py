@@ -63,6 +63,7 @@ class Device:
             self._build()
             self.notifier = process.acquire_notifier()
             self.notifier.add(self.e)
+            self._scratch[1][H.COPY_UFFD] = self.notifier.g[E.G_UFFD]
         except BaseException:
             self.endpoint.close()
             raise
@@ -107,6 +108,7 @@ class Device:
         made = {name: int(self.h[word]) for name, word in L.COUNTERS.items()}
         made |= {f"paging_{name}": value for name, value in named(P.view(self.p, "totals")[0]).items()}
         made["slow_copies"] = int(self._scratch[1][H.COPY_SLOW])
+        made["foreign_bytes_at_risk"] = int(self._scratch[1][H.COPY_AT_RISK])
         return made | {"halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
 
     # ---- the end ---------------------------------------------------------------------------------------------------

@@ -57,7 +57,6 @@ E_HALTS: Final = 57  # times a notifier stopped the device
 E_HALT_NS: Final = 58  # time it stood still, ns
 E_HALT_MAX_NS: Final = 59
 E_EVENTS_SEEN: Final = 60  # userfaultfd events applied
-E_STRAY_WINDOW: Final = 61  # copies into foreign memory while an UNMAP was unread
 E_DRIVE_NS: Final = 62
 E_MTU_ERRORS: Final = 63
 E_SPIN_MISSES: Final = 64  # drives that spun for nothing, one after the other

@@ -20,6 +20,7 @@ PAGE_MASK: Final = ~(PAGE - 1)
 
 # ---- copies (`copies.execute`) ---------------------------------------------------------------------------------
 COPY_PID: Final = 0  # whose memory process_vm touches: this process
+COPY_UFFD: Final = 1  # the descriptor of the process's notifier, 0: none
 COPY_CALLS: Final = 2  # process_vm calls made, ever
 COPY_BYTES: Final = 3  # bytes they copied, ever
 COPY_DIRECT_BYTES: Final = 4  # bytes copied without a system call, ever
@@ -29,6 +30,7 @@ COPY_SLOW_NS: Final = 7  # time these took, ns
 COPY_COUNT: Final = 8  # descriptors of the current system call
 COPY_REMOTES: Final = 9  # and its remote iovecs
 COPY_CELL: Final = 10  # operand of an atomic
+COPY_AT_RISK: Final = 11  # bytes copied from or to PATH_FOREIGN memory while a change of mappings was under way, ever
 COPY_LOCAL: Final = 16  # iovecs into the arena: IOVECS of 2 words
 IOVECS: Final = 64  # descriptors of one system call
 COPY_REMOTE: Final = COPY_LOCAL + 2 * IOVECS  # iovecs into the region

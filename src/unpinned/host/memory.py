@@ -62,7 +62,7 @@ class Mapping:
     table_base: int
     """Where the device touches it; `address` + x is reached at `table_base` + x."""
     path: int
-    """PATH_DIRECT or PATH_PROCESS_VM."""
+    """PATH_DIRECT, PATH_PROCESS_VM or, at the application's own address, PATH_FOREIGN."""
     writable: bool
     notify: list[Range] = field(default_factory=list)
     """Page ranges of the application whose events concern it; none when only we can unmap it."""
@@ -148,11 +148,11 @@ def map_buffer(address: int, length: int, writable: bool, owner: object = None) 
         raise OSError(errno.EINVAL, f"no such range: {system.span(address, length)}")
     start, end = system.page_floor(address), system.page_ceil(address + length)
     if length == 0:
-        return Mapping(Kind.FOREIGN, address, 0, address, P.PATH_PROCESS_VM, writable, owner=owner)
+        return Mapping(Kind.FOREIGN, address, 0, address, P.PATH_FOREIGN, writable, owner=owner)
     found = vmas(start, end)
     if not covered(found, start, end):
         raise OSError(errno.EFAULT, f"not all of {system.span(address, length)} is mapped")
-    mapping = Mapping(Kind.FOREIGN, address, length, address, P.PATH_PROCESS_VM, writable, [(start, end)], owner=owner)
+    mapping = Mapping(Kind.FOREIGN, address, length, address, P.PATH_FOREIGN, writable, [(start, end)], owner=owner)
     if found[0].shared and all(after.continues(before) for before, after in zip(found, found[1:])):
         if writable and not all(vma.writable for vma in found):
             raise OSError(errno.EACCES, f"{system.span(address, length)} is mapped read-only")
@@ -200,7 +200,7 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
     except OSError:
         return  # a device's memory, say
     system.keep_from_children(base, end - start)
-    mapping.kind = Kind.ALIAS
+    mapping.kind, mapping.path = Kind.ALIAS, P.PATH_PROCESS_VM
     mapping._alias = (base, base + end - start)
     mapping.table_base = base + mapping.address - start
     usable = all(vma.readable and (vma.writable or not mapping.writable) for vma in found)

@@ -218,6 +218,7 @@ OP_FETCH_ADD: Final = 4
 
 PATH_PROCESS_VM: Final = 0
 PATH_DIRECT: Final = 1
+PATH_FOREIGN: Final = 2  #: as PATH_PROCESS_VM, at an address that the application may replace under fire
 
 # --- fault slots: a slot is the word index of its record -------------------------------------------------------------
 FAULT_STATE: Final = 0

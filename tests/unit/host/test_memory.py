@@ -44,7 +44,7 @@ def check_reached(mapping: Mapping) -> None:
 def test_private_memory_is_foreign(size: int) -> None:
     array = np.zeros(size, np.uint8)
     mapping = of_array(array)
-    assert (mapping.kind, mapping.path) == (Kind.FOREIGN, P.PATH_PROCESS_VM)
+    assert (mapping.kind, mapping.path) == (Kind.FOREIGN, P.PATH_FOREIGN)
     assert mapping.table_base == mapping.address == array.ctypes.data
     ((start, end),) = mapping.notify
     assert start % PAGE == end % PAGE == 0
@@ -178,7 +178,7 @@ def file(tmp_path: Path) -> Path:
 def test_memmaps(file: Path, mode: str, writable: bool, kind: Kind) -> None:
     array = np.memmap(file, np.uint8, mode)  # type: ignore[call-overload]
     mapping = of_array(array, writable)
-    assert (mapping.kind, mapping.path) == (kind, P.PATH_PROCESS_VM)
+    assert (mapping.kind, mapping.path) == (kind, P.PATH_FOREIGN if kind is Kind.FOREIGN else P.PATH_PROCESS_VM)
     assert ctypes.string_at(mapping.table_base + 300, 4) == bytes([44, 45, 46, 47])
     mapping.close()
 
@@ -192,7 +192,7 @@ def test_a_range_over_mappings_of_several_kinds_is_foreign() -> None:
     with memfd(4) as fd, mapped(8) as address:
         assert system.map_shared(fd, 4 * PAGE, True, at=address + 2 * PAGE) == address + 2 * PAGE
         mapping = map_buffer(address, 8 * PAGE, True)
-        assert (mapping.kind, mapping.path) == (Kind.FOREIGN, P.PATH_PROCESS_VM)
+        assert (mapping.kind, mapping.path) == (Kind.FOREIGN, P.PATH_FOREIGN)
         mapping.close()
 
 
