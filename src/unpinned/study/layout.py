@@ -123,7 +123,7 @@ V_FREED: Final = 96  #: I1: the device used a frame that was free, or another pa
 V_WRITE: Final = 97  #: I2: the device wrote where the CPU may not
 V_STALE: Final = 98  #: I3: the device read a frame that had been replaced by a visible copy
 V_LOST: Final = 99  #: I4: the device wrote to a frame that was given up: the write is lost
-V_PINNED: Final = 100  #: the device used a pinned frame that is no longer the process's page
+V_PINNED: Final = 100  #: pinned: the device used a frame that is no longer the process's page, or wrote unseen
 V_PROTOCOL: Final = 101  #: steps that paging refused as out of order
 HEADER_WORDS: Final = 112
 

@@ -71,7 +71,7 @@ def judge(s, page, cached, write):
     state = frame & S.FRAME_STATE
     if state == S.FRAME_USED and frame >> S.FRAME_OWNER_SHIFT == page:
         if write and s[s[S.PTE] + page] & S.PTE_WRITE == 0:
-            s[S.V_WRITE] += 1
+            s[S.V_PINNED if s[S.PINNED] else S.V_WRITE] += 1
     elif state == S.FRAME_USED or state == S.FRAME_FREE:
         s[S.V_FREED] += 1
     elif state == S.FRAME_REPLACED:

@@ -100,9 +100,9 @@ def churn(pages: int, random: Random) -> Plan:
 def fork(pages: int, random: Random) -> Plan:
     """A fork server: a child every 20 ms that lives for 8 ms; peers read a read-mostly region, the parent writes a little."""
     script = [rows(S.DO_SLEEP, 0, think_ns=4_000_000), rows(S.DO_FORK, 0, pages)]
-    script += [rows(S.DO_WRITE, random.integers(0, pages, 64), think_ns=125_000), rows(S.DO_EXIT, 0)]
+    chosen = zipf(random, pages, ACCESSES)
+    script += [rows(S.DO_WRITE, random.choice(chosen, 64), think_ns=125_000), rows(S.DO_EXIT, 0)]
     script += [rows(S.DO_SLEEP, 0, think_ns=8_000_000)]
-    chosen = random.integers(0, pages, ACCESSES)
     return Plan(accesses(chosen), [np.concatenate(script)], frames=1.5)
 
 

@@ -1,0 +1,118 @@
+"""Price policies: workloads over a modelled HCA and kernel, in virtual time.
+
+Every workload is run under every policy on every HCA profile, with the very
+step functions that run live. POLICY is pin, zap-now, by-cause, batching,
+blind, or a file of yours (TOML, see docs). A table comes out, and on request
+a report with plots, CSV and Parquet of every run.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+EXAMPLES = """
+unpinned study
+unpinned study --workload discard --profile mailing-list --memory 1G
+unpinned study --policy zap-now --policy mine.toml --html report.html
+unpinned study --csv runs.csv --parquet runs.parquet --json > study.json
+"""
+
+_WORKLOADS = ("reclaim", "discard", "churn", "fork", "numa", "kv")
+_POLICIES = ("pin", "zap-now", "by-cause", "batching", "blind")
+_PROFILES = ("firmware", "inline", "mailing-list", "live")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is varied, where it is run, and what comes out."""
+    add = parser.add_argument
+    add("-w", "--workload", action="append", metavar="NAME", help=f"{', '.join(_WORKLOADS)}, hot (default: all but hot)")
+    add("-p", "--policy", action="append", metavar="POLICY", help="(default: the five ready-made ones)")
+    add("-f", "--profile", action="append", metavar="NAME", help=f"{', '.join(_PROFILES)} (default: all)")
+    add("-m", "--memory", default="256M", metavar="SIZE", help="registered memory (default: 256M)")
+    add("-d", "--devices", type=int, default=1, metavar="N", help="HCAs on the process, 1 to 8 (default: 1)")
+    add("-t", "--time", type=float, default=0.2, metavar="S", help="virtual seconds of a run (default: 0.2)")
+    add("--seed", type=int, default=1, metavar="N", help="of the first repetition (default: 1)")
+    add("--repeat", type=int, default=1, metavar="N", help="runs of each kind, with seeds from --seed on")
+    add("--workers", type=int, default=0, metavar="N", help="processes (default: one a core)")
+    add("--scheduler", metavar="ADDRESS", help="run on this Dask cluster instead")
+    add("--resume", metavar="FILE", help="keep results here, and go on where it stopped")
+    add("--html", metavar="FILE", help="one self-contained page with plots")
+    add("--csv", metavar="FILE", help="every run, a line each")
+    add("--parquet", metavar="FILE", help="the same for data frames")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the sweep and print it."""
+    from unpinned.campaign import CampaignError, RecordError
+    from unpinned.cli import CommandError
+
+    try:
+        return _run(arguments)
+    except (ValueError, CampaignError, RecordError) as error:
+        raise CommandError(str(error)) from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from unpinned.cli import CommandError
+    from unpinned.cli._output import note
+    from unpinned.study import sweep
+
+    if not 0 < arguments.time <= 3600:
+        raise CommandError("--time must be more than 0 and at most 3600 seconds")
+    if not 1 <= arguments.repeat <= 1000:
+        raise CommandError("--repeat must be between 1 and 1000")
+    if not 1 <= arguments.devices <= 8:
+        raise CommandError("--devices must be between 1 and 8")
+    plan = sweep.pieces(
+        arguments.workload or _WORKLOADS,
+        [sweep.policy_named(word) for word in arguments.policy or _POLICIES],
+        arguments.profile or _PROFILES,
+        pages=_pages(arguments.memory),
+        devices=arguments.devices,
+        seeds=range(arguments.seed, arguments.seed + arguments.repeat),
+        virtual_ns=int(arguments.time * 1e9),
+    )
+    rows, complete = sweep.sweep(
+        plan, scheduler=arguments.scheduler, workers=arguments.workers, file=arguments.resume, show=sys.stderr.isatty()
+    )
+    if not complete:
+        note(f"unpinned study: interrupted after {len(rows)} of {len(plan)} runs")
+    _write(arguments, rows)
+    return 0 if complete else 130
+
+
+def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    from unpinned.cli import CommandError
+    from unpinned.cli._output import note, print_json
+    from unpinned.study import sweep
+    from unpinned.study.table import render
+
+    if arguments.csv:
+        sweep.write_csv(rows, arguments.csv)
+    if arguments.parquet:
+        try:
+            sweep.write_parquet(rows, arguments.parquet)
+        except ImportError:
+            raise CommandError("--parquet needs Arrow: pip install pyarrow") from None
+    if arguments.html:
+        from unpinned.study.report import write
+
+        write(rows, arguments.html, " ".join(["unpinned", *sys.argv[1:]]))
+    for path in (arguments.csv, arguments.parquet, arguments.html):
+        if path:
+            note(f"wrote {path}")
+    if arguments.json:
+        print_json({"runs": rows})
+    else:
+        sys.stdout.write(render(rows))
+
+
+def _pages(text: str) -> int:
+    """SIZE as pages of 4 KiB."""
+    from unpinned.cli import CommandError
+
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    digits, unit = (text[:-1], units[text[-1].upper()]) if text and text[-1].upper() in units else (text, 1)
+    if not digits.isdecimal() or not 64 << 10 <= int(digits) * unit <= 64 << 30:
+        raise CommandError(f"--memory {text}: a size from 64K to 64G, as 256M")
+    return int(digits) * unit >> 12
