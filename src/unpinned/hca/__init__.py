@@ -1,7 +1,8 @@
 """The HCA: the RC transport as step functions over one block of words.
 
 ``regions`` says who may touch which memory; ``responder`` and ``reads`` serve the peer's requests;
-``requester`` and ``responses`` send our own and judge the answers; ``parking`` keeps what waits for a page;
+``ahead`` looks for the pages of READs that wait; ``requester`` and ``responses`` send our own and judge the answers;
+``parking`` keeps what waits for a page;
 ``completions`` fills completion queues; ``device`` strings them into the five steps of a burst: receive,
 finish, transmit, finish, timers.
 

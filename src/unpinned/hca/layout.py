@@ -112,6 +112,7 @@ C_IMPLIED_NAK: Final = 94
 C_SLOW_COPIES: Final = 95
 C_SEND_ERRORS: Final = 96
 C_TRUNCATED: Final = 97
+C_AHEAD: Final = 98  # faults begun for READs that wait behind a parked one
 HEADER_WORDS: Final = 128
 
 COUNTERS: Final[dict[str, int]] = {
@@ -357,7 +358,8 @@ PACKET_WORDS: Final = 8
 
 POOL_NEXT: Final = 0
 POOL_LENGTH: Final = 1
-POOL_WORDS: Final = 2
+POOL_AHEAD: Final = 2  # 1: its page has been looked for while it waits
+POOL_WORDS: Final = 3
 
 T_OFFSET: Final = 0
 T_LENGTH: Final = 1  # with the ICRC; 0 when its copy failed

@@ -43,6 +43,7 @@ def keep(h, b, offset, length, head, limit):
     h[L.H_POOL_USED] += 1
     h[record + L.POOL_NEXT] = -1
     h[record + L.POOL_LENGTH] = length
+    h[record + L.POOL_AHEAD] = 0
     place = h[L.H_POOL_ARENA] + slot * L.PACKET_BYTES
     base = address_of(b)
     copy_bytes(base + place, base + offset, length)

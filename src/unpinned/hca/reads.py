@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
+from unpinned.hca.ahead import look_ahead
 from unpinned.hca.outgoing import add_packet, can_send, next_offset
 from unpinned.hca.parking import FAILED, READY, ask, forget_requests, settled, state
 from unpinned.hca.ready import make_ready
@@ -81,6 +82,7 @@ def stream(h, p, b, q, budget, now):
                 found = ask(h, p, q, L.QP_PARK_FAULT, mr, va, h[q + L.QP_READ_LEFT], 0, now)
                 if found != FAILED:
                     start_park(h, q, now)
+                    look_ahead(h, p, b, q, now)
                     return sent
             if found != HIT:
                 refuse(h, p, q, psn, L.NAK_ACCESS)

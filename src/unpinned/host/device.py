@@ -40,7 +40,7 @@ Words = NDArray[np.int64]
 
 HORIZON_NS = 20_000_000
 PROVISIONAL_TRUST_NS = 2_000_000  # longer than a driver takes to come by again on a busy machine
-WORKERS = 4
+WORKERS = 8  # pages that may be on their way from the disk at once
 SPIN_NS = 50_000
 WAIT_SLICE_NS = 50_000_000  # a wait comes back to Python so often, for signals and for the end of the device
 STOP_SECONDS = 10.0  # how long threads may take to end; one that hangs in somebody's fault handler is left behind

@@ -42,6 +42,17 @@ def work(e):
 
 
 @kernel
+def needed_soon(p, slot):
+    """How far the disk should begin to read for a fault: to its end, and in a sequential run as far again as it reads ahead,
+    so that the disk works while the wire carries what came."""
+    end = p[slot + P.FAULT_END]
+    region = p[slot + P.FAULT_REGION]
+    if region < 0 or end == p[slot + P.FAULT_DEMAND]:
+        return end
+    return min(end + end - p[slot + P.FAULT_CURSOR], p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_END])
+
+
+@kernel
 def serve(e, h, p, slot):
     """Bring one fault's range in, chunk by chunk."""
     announced = 0
@@ -52,12 +63,12 @@ def serve(e, h, p, slot):
             return 0
         start = p[slot + P.FAULT_CURSOR]
         end = p[slot + P.FAULT_CHUNK_END]
-        whole = p[slot + P.FAULT_END]
+        needed = needed_soon(p, slot)
         write = p[slot + P.FAULT_WRITE]
         unlock(e, E.E_LOCK)
         if announced < end:
-            announce(start, whole)
-            announced = whole
+            announce(start, needed)
+            announced = needed
         error = populate(start, end, write)
         lock(e, E.E_LOCK)
         token = p[slot + P.FAULT_TOKEN]
