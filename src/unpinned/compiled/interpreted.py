@@ -123,6 +123,11 @@ def move_line(target: int, source: int) -> int:
     return copy_bytes(target, source, 64)
 
 
+def fold_multiply(a: int, b: int) -> int:
+    product = (int(a) & _MASK64) * (int(b) & _MASK64)
+    return _signed(product ^ product >> 64)
+
+
 def fill_bytes(target: int, value: int, length: int) -> int:
     ctypes.memset(int(target), int(value) & 0xFF, int(length))
     return 0

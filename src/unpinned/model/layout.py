@@ -74,7 +74,8 @@ W_BROKEN: Final = 37  #: number of the property that does not hold (properties.p
 W_WHERE: Final = 38  #: what it is about: a page, a request, a thread
 W_REACHED: Final = 39  #: bits REACHED_*: the `sometimes`
 W_COMPLETED: Final = 40  #: bits: parties (thread t: t, request r: W_THREADS + r) that completed something in this step
-HEADER_WORDS: Final = 41
+W_CHOICE: Final = 41  #: which device the acting thread turns to next: the scheduler's choice
+HEADER_WORDS: Final = 42
 
 # --- state words (offsets from W_STATE) ----------------------------------------------------------------------------------
 X_LOCK: Final = 0  #: mmap_lock of process 0: readers, or -1 - thread of the writer
@@ -151,10 +152,11 @@ T_PAGE: Final = 5  #: the page in hand
 T_FRAME: Final = 6  #: the old frame in hand
 T_NEW: Final = 7  #: the new frame in hand
 T_LOCKS: Final = 8  #: LOCK_*: what it holds
-T_AT: Final = 9  #: device that is started or finished next
-T_REFUSED: Final = 10  #: bit d: device d refused
+T_AT: Final = 9  #: bits: devices that have been started (or finished)
+T_REFUSED: Final = 10  #: bit d: device d refused; REFUSED_ITSELF: the kernel gave up
 T_TICKET: Final = 11  #: + device: ticket + 1; after them, + devices: token + 1
 THREAD_WORDS: Final = 11  #: + 2 * devices
+REFUSED_ITSELF: Final = 1 << 8
 LOCK_READ: Final = 1  #: mmap_lock
 LOCK_WRITE: Final = 2
 LOCK_PAGE: Final = 4  #: the page lock of T_FRAME

@@ -1,0 +1,417 @@
+"""The HCA's side of a modelled world: wire requests, the driver's look, the device's own translations.
+
+A wire request is what is left of an RDMA READ or WRITE when the transport is taken away (that is swarm's):
+
+    IDLE -- translate as far as it goes, describe the copy --> COPYING -- page by page, ascending --> COPIED -- complete --> IDLE
+      |  the first page misses                                                                          all of it: COMPLETE
+      +--> PARKED -- its fault is DONE (or lost too many races) --> IDLE        its fault FAILED --> FAILED (remote access error)
+
+Translating asks the device's own cache first (p[TLB] = 1): that is what a flush is for. What it was translated to is kept with the
+request, and a copy goes *there* (KIND_HCA), whatever the table says by then. The live device on Linux is different: its copies
+go through a memory management unit, the application's (KIND_VM, process_vm_writev at the application's addresses, which takes
+mmap_lock) or its own mapping of the same object (KIND_ALIAS); the request then keeps which mapping or object it was meant for.
+
+The driver looks in one step which pages are there, and reports in another. What it saw is what is installed: the frame is put
+into the entry (`retag`) in the same step as the install.
+"""
+
+from __future__ import annotations
+
+from unpinned.compiled import kernel
+from unpinned.compiled.views import words_at
+from unpinned.model import layout as M
+from unpinned.model.adapter import block_at, deferral_over, device_at, thread_at
+from unpinned.model.layout import Block
+from unpinned.model.machine import (
+    BLOCKED,
+    COPY,
+    PROPERTY_I1,
+    PROPERTY_I2,
+    PROPERTY_I3,
+    PROPERTY_I5,
+    PROPERTY_I8,
+    SEGFAULT,
+    broken,
+    cached_frame,
+    fault_page,
+    frame_at,
+    map_frame,
+    pte_at,
+    reach,
+    set_truth,
+    settle_frame,
+    take_frame,
+    unmap_frame,
+    vma_at,
+)
+from unpinned.paging import layout as P
+from unpinned.paging.dma import dma_at, dma_complete, dma_issue
+from unpinned.paging.faults import fault_begin, fault_end, fault_scanned, fault_take
+from unpinned.paging.table import entry, retag, translate
+
+EFAULT = 14
+WRITE = 1
+READ = 2
+
+
+@kernel
+def request_at(w: Block, r: int) -> int:
+    """First word of the request's state."""
+    return w[M.W_REQUEST] + r * w[M.W_REQUEST_WORDS]
+
+
+@kernel
+def order_at(w: Block, r: int) -> int:
+    """First word of what the request asks for."""
+    return w[M.W_ORDER] + r * M.ORDER_WORDS
+
+
+# --- what a copy touches -----------------------------------------------------------------------------------------------
+
+
+@kernel
+def told_done(w: Block, p: Block, d: int, page: int, write: int) -> int:
+    """1 when the device has said that it is out of the page (for writes, at least) and the change is not finished (I3)."""
+    va = page << p[P.PAGE_SHIFT]
+    for t in range(w[M.W_THREADS]):
+        a = thread_at(w, t)
+        ticket = w[a + M.T_TICKET + d]
+        if ticket and (w[a + M.T_PHASE] == M.PHASE_CHANGE or w[a + M.T_PHASE] == M.PHASE_FINISH):
+            at = p[P.ACTIVE] + (ticket - 1) * P.ACTIVE_WORDS
+            if p[at + P.ACTIVE_START] <= va < p[at + P.ACTIVE_END]:
+                verdict = p[at + P.ACTIVE_VERDICT]
+                if verdict == P.NOW or (verdict == P.DOWNGRADE and write):
+                    return 1
+    return 0
+
+
+@kernel
+def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
+    """May the device touch this frame for this page now? -> 0, or the property that it breaks (I1, I2, I3)."""
+    f = frame_at(w, frame)
+    e = w[pte_at(w, 0, page)]
+    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
+    if w[f + M.F_FLAGS] == 0:
+        return PROPERTY_I1
+    if e & M.PTE_PRESENT and e >> M.PTE_SHIFT == frame:
+        if write and e & M.PTE_WRITE == 0 and deferral_over(w, d, page) != P.CAUSE_SOFT_DIRTY + 1:
+            return PROPERTY_I2
+        return PROPERTY_I3 if told_done(w, p, d, page, write) else 0
+    # The page has left this frame. Legal only as long as a flush of it is owed, and the frame is still what it was.
+    reach(w, M.REACHED_STALE)
+    if not deferral_over(w, d, page) or e & M.PTE_PRESENT:
+        return PROPERTY_I3
+    if w[w[M.W_STATE] + M.X_ALIVE] & 2:
+        for other in range(w[M.W_PAGES]):
+            mine = w[pte_at(w, 1, other)]
+            if mine & M.PTE_PRESENT and mine >> M.PTE_SHIFT == frame:
+                return PROPERTY_I2 if write else PROPERTY_I3
+    slot = e >> M.PTE_SHIFT if e & M.PTE_SWAP else w[vma_at(w, 0, page) + M.V_SLOT]
+    if w[f + M.F_HOLD + d] or w[f + M.F_HAND] or (slot and w[f + M.F_SLOT] == slot):
+        return 0
+    return PROPERTY_I1  # it is somebody else's page by now
+
+
+@kernel
+def touch_frame(w: Block, d: int, page: int, frame: int, write: int, value: int) -> int:
+    """The copy of one page: judged, then made. A write is what everybody who maps the frame must see from now on."""
+    wrong = judge(w, d, page, frame, write)
+    if wrong:
+        return broken(w, wrong, page)
+    if not write:
+        return 0
+    f = frame_at(w, frame)
+    w[f + M.F_CONTENT] = value
+    slot = w[f + M.F_SLOT]
+    for other in range(w[M.W_PAGES]):
+        e = w[pte_at(w, 0, other)]
+        number = e >> M.PTE_SHIFT
+        if (e & (M.PTE_PRESENT | M.PTE_MIGRATION) and number == frame) or (e & M.PTE_SWAP and slot == number):
+            set_truth(w, 0, other, value)
+        elif slot and w[vma_at(w, 0, other) + M.V_SLOT] == slot:
+            set_truth(w, 0, other, value)
+    return 0
+
+
+@kernel
+def copy_at_once(w: Block, page: int) -> int:
+    """Copy on write by the process's own memory management unit, which needs no notification; 1, or 0: no frame."""
+    new = take_frame(w, 0)
+    if new == 0:
+        return 0
+    old = unmap_frame(w, 0, page)
+    w[frame_at(w, new) + M.F_CONTENT] = w[frame_at(w, old) + M.F_CONTENT]
+    map_frame(w, 0, page, new, M.PTE_WRITE | M.PTE_DIRTY | M.PTE_SOFT_DIRTY | M.PTE_ACCESSED)
+    settle_frame(w, old)
+    return 1
+
+
+@kernel
+def touch_address(w: Block, page: int, meant: int, write: int, value: int) -> int:
+    """The same through the process's own mapping: -> 1, 0 (not now), or SEGFAULT. A mapping that is not the one meant: a stray."""
+    if w[w[M.W_STATE] + M.X_LOCK] < 0:
+        return 0
+    there = fault_page(w, 0, page, write)
+    if there == SEGFAULT or there == BLOCKED:
+        return there
+    if there == COPY and not copy_at_once(w, page):
+        return 0
+    if w[vma_at(w, 0, page) + M.V_FLAGS] >> M.VMA_SHIFT != meant:
+        reach(w, M.REACHED_STRAY)
+        broken(w, PROPERTY_I3, page)
+    if write:
+        w[frame_at(w, w[pte_at(w, 0, page)] >> M.PTE_SHIFT) + M.F_CONTENT] = value
+        set_truth(w, 0, page, value)
+    return 1
+
+
+@kernel
+def touch_object(w: Block, slot: int, write: int, value: int) -> int:
+    """The same through another mapping of the file: the object, wherever the application maps it; 1, or 0: not now."""
+    frame = cached_frame(w, slot)
+    if frame and write:
+        f = frame_at(w, frame)
+        w[f + M.F_CONTENT] = value
+        w[f + M.F_FLAGS] |= M.FRAME_DIRTY
+        for page in range(w[M.W_PAGES]):
+            if w[vma_at(w, 0, page) + M.V_SLOT] == slot:
+                set_truth(w, 0, page, value)
+    return 1 if frame else 0
+
+
+# --- requests ----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def translate_page(w: Block, d: int, page: int, write: int) -> int:
+    """What the device translates the page to: its frame (KIND_HCA), the mapping's id or the object's slot; 0: a miss."""
+    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
+    tlb = w[M.W_TLB] + d * w[M.W_PAGES] + page
+    if w[tlb] and (not write or w[tlb] & M.TLB_WRITE):
+        if write:
+            w[tlb] |= M.TLB_DIRTY
+        reach(w, M.REACHED_TLB)
+        return w[tlb] >> M.TLB_SHIFT
+    size = 1 << p[P.PAGE_SHIFT]
+    if translate(p, page * size, size, write, 0) < size:
+        return 0
+    e = entry(p, page * size)
+    frame = e >> P.FLAG_BITS
+    if p[P.TLB]:
+        right = M.TLB_WRITE if e & P.WRITE else 0
+        old = w[tlb] & M.TLB_OLD if w[tlb] >> M.TLB_SHIFT == frame else 0
+        w[tlb] = frame << M.TLB_SHIFT | M.TLB_VALID | right | old | (M.TLB_DIRTY if write else 0)
+    if w[M.W_KIND] == M.KIND_VM:
+        return w[vma_at(w, 0, page) + M.V_FLAGS] >> M.VMA_SHIFT
+    return w[vma_at(w, 0, page) + M.V_SLOT] if w[M.W_KIND] == M.KIND_ALIAS else frame
+
+
+@kernel
+def issue(w: Block, r: int) -> int:
+    """Translate what is left of the request as far as it goes and describe the copy, or begin a fault; 1, or 0: no room."""
+    q = request_at(w, r)
+    o = order_at(w, r)
+    d = w[o + M.R_DEVICE]
+    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
+    write = 1 if w[o + M.R_OP] == WRITE else 0
+    first = w[q + M.Q_CURSOR]
+    end = w[o + M.R_END]
+    if p[P.DMA_LIVE] == p[P.DMA_CAPACITY]:
+        return 0
+    page = first
+    while page < end:
+        where = translate_page(w, d, page, write)
+        if where == 0:
+            break
+        w[q + M.Q_FRAME + page - w[o + M.R_START]] = where
+        page += 1
+    size = 1 << p[P.PAGE_SHIFT]
+    if page > first:
+        w[q + M.Q_DMA] = dma_issue(p, first * size, (page - first) * size, w[o + M.R_OP], 0, 0, 0) + 1
+        w[q + M.Q_COPIED] = first
+        w[q + M.Q_CURSOR] = page
+        w[q + M.Q_STATE] = M.REQUEST_COPYING
+        return 1
+    live = p[P.FAULT_LIVE]
+    slot = fault_begin(p, first * size, end * size, write, 0, 0, 0)
+    if slot == P.NONE:
+        return 0
+    if slot == P.OUTSIDE:
+        return end_request(w, r, M.REQUEST_FAILED)
+    if p[P.FAULT_LIVE] == live:
+        reach(w, M.REACHED_JOINED)
+    w[q + M.Q_FAULT] = slot
+    w[q + M.Q_STATE] = M.REQUEST_PARKED
+    return reach(w, M.REACHED_PARK) + 1
+
+
+@kernel
+def end_request(w: Block, r: int, state: int) -> int:
+    """Acknowledge or refuse; a request that is repeated begins anew. 1."""
+    q = request_at(w, r)
+    o = order_at(w, r)
+    w[M.W_COMPLETED] |= 1 << (w[M.W_THREADS] + r)
+    reach(w, M.REACHED_ACK if state == M.REQUEST_COMPLETE else M.REACHED_REFUSED_REQUEST)
+    times = w[q + M.Q_TIMES]
+    for i in range(w[M.W_REQUEST_WORDS]):
+        w[q + i] = 0
+    w[q + M.Q_CURSOR] = w[o + M.R_START]
+    w[q + M.Q_TIMES] = times
+    if w[o + M.R_REPEAT] > times:
+        w[q + M.Q_TIMES] = times + 1
+    elif w[o + M.R_REPEAT] >= 0:
+        w[q + M.Q_STATE] = state
+    return 1
+
+
+@kernel
+def copy_page(w: Block, r: int) -> int:
+    """The next page of the descriptor, ascending: one observer never sees a later write of a message without an earlier one."""
+    q = request_at(w, r)
+    o = order_at(w, r)
+    p = words_at(block_at(w, w[o + M.R_DEVICE]), w[M.W_BLOCK_WORDS])
+    page = w[q + M.Q_COPIED]
+    write = 1 if w[o + M.R_OP] == WRITE else 0
+    where = w[q + M.Q_FRAME + page - w[o + M.R_START]]
+    done = 1
+    if w[M.W_KIND] == M.KIND_HCA:
+        touch_frame(w, w[o + M.R_DEVICE], page, where, write, w[o + M.R_VALUE])
+    elif w[M.W_KIND] == M.KIND_VM:
+        done = touch_address(w, page, where, write, w[o + M.R_VALUE])
+    else:
+        done = touch_object(w, where, write, w[o + M.R_VALUE])
+    if done == 0:
+        return 0
+    at = dma_at(p, w[q + M.Q_DMA] - 1)
+    if done < 0:
+        p[at + P.DMA_STATE] = P.DMA_FAILED
+        w[q + M.Q_STATE] = M.REQUEST_COPIED
+        return 1
+    before = (1 << (page - w[o + M.R_START])) - 1
+    if w[q + M.Q_DONE] & before != before:
+        broken(w, PROPERTY_I5, page)
+    w[q + M.Q_DONE] |= before + 1
+    w[q + M.Q_COPIED] = page + 1
+    if page + 1 == w[q + M.Q_CURSOR]:
+        p[at + P.DMA_STATE] = P.DMA_DONE
+        w[q + M.Q_STATE] = M.REQUEST_COPIED
+    return 1
+
+
+@kernel
+def complete(w: Block, r: int) -> int:
+    """The copy is over: acknowledge the whole, or go on with what is left; 1."""
+    q = request_at(w, r)
+    o = order_at(w, r)
+    state = dma_complete(words_at(block_at(w, w[o + M.R_DEVICE]), w[M.W_BLOCK_WORDS]), w[q + M.Q_DMA] - 1)
+    w[q + M.Q_DMA] = 0
+    w[q + M.Q_COPIED] = 0
+    if state == P.PROTOCOL:
+        broken(w, PROPERTY_I8, r)
+    if state == P.DMA_FAILED:
+        return end_request(w, r, M.REQUEST_FAILED)
+    if w[q + M.Q_CURSOR] == w[o + M.R_END]:
+        return end_request(w, r, M.REQUEST_COMPLETE)
+    w[q + M.Q_STATE] = M.REQUEST_IDLE
+    return 1
+
+
+@kernel
+def resume(w: Block, r: int) -> int:
+    """A parked request whose fault is over goes on, or is refused; 1, or 0: it still waits."""
+    q = request_at(w, r)
+    p = words_at(block_at(w, w[order_at(w, r) + M.R_DEVICE]), w[M.W_BLOCK_WORDS])
+    slot = w[q + M.Q_FAULT]
+    state = p[slot + P.FAULT_STATE]
+    if state != P.FAULT_DONE and state != P.FAULT_FAILED:
+        return 0
+    error = p[slot + P.FAULT_ERRNO]
+    fault_end(p, slot)
+    w[q + M.Q_FAULT] = 0
+    if state == P.FAULT_FAILED and error != P.EAGAIN:  # EAGAIN: not ready, the peer asks again
+        reach(w, M.REACHED_FAULT_FAILED)
+        return end_request(w, r, M.REQUEST_FAILED)
+    w[q + M.Q_STATE] = M.REQUEST_IDLE
+    return 1
+
+
+@kernel
+def request_step(w: Block, r: int) -> int:
+    """The next step of a wire request; 1, or 0: it cannot go on now."""
+    state = w[request_at(w, r) + M.Q_STATE]
+    if state == M.REQUEST_IDLE:
+        return issue(w, r)
+    if state == M.REQUEST_COPYING:
+        return copy_page(w, r)
+    if state == M.REQUEST_COPIED:
+        return complete(w, r)
+    if state == M.REQUEST_PARKED:
+        return resume(w, r)
+    return 0
+
+
+# --- the driver ----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def note_status(w: Block, status: int) -> int:
+    """Count what a fault step answered."""
+    if status == P.RETRY:
+        reach(w, M.REACHED_RETRY)
+    elif status == P.WAITING:
+        reach(w, M.REACHED_WAITING)
+    elif status == P.EXHAUSTED:
+        reach(w, M.REACHED_EXHAUSTED)
+    return 0
+
+
+@kernel
+def tag_entries(w: Block, d: int, start: int, end: int, seen: int) -> int:
+    """Put the frames that were seen (from word `seen` on) into the entries that the commit has just installed."""
+    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
+    size = 1 << p[P.PAGE_SHIFT]
+    for page in range(start, end):
+        e = entry(p, page * size)
+        if e and e >> P.FLAG_BITS == 0:
+            retag(p, page * size, w[seen + page - start])
+    for i in range(seen, seen + w[M.W_SPAN]):
+        w[i] = 0
+    return 0
+
+
+@kernel
+def driver_step(w: Block, d: int) -> int:
+    """Take the oldest fault and look which of its pages are there; or report what was seen. 1, or 0: nothing to do."""
+    a = device_at(w, d)
+    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
+    seen = a + M.D_SEEN
+    if w[a + M.D_SCAN] == 0:
+        if p[P.SCAN_LENGTH] == 0:
+            return 0
+        slot = fault_take(p, P.FAULT_SCAN)
+        if slot < 0:
+            return reach(w, M.REACHED_WAITING) + 1
+        first = p[slot + P.FAULT_CURSOR] >> p[P.PAGE_SHIFT]
+        page = first
+        while page < p[slot + P.FAULT_END] >> p[P.PAGE_SHIFT]:
+            e = w[pte_at(w, 0, page)]
+            if e & M.PTE_PRESENT == 0:
+                break
+            w[seen + page - first] = e >> M.PTE_SHIFT
+            page += 1
+        w[a + M.D_SCAN] = slot
+        w[a + M.D_UPTO] = page
+        return 1
+    slot = w[a + M.D_SCAN]
+    upto = w[a + M.D_UPTO]
+    first = p[slot + P.FAULT_CURSOR] >> p[P.PAGE_SHIFT]
+    status = fault_scanned(p, slot, upto << p[P.PAGE_SHIFT], 0)
+    if status == P.PROTOCOL:
+        broken(w, PROPERTY_I8, d)
+    if status == P.FINISHED:
+        reach(w, M.REACHED_MINOR)
+    note_status(w, status)
+    tag_entries(w, d, first, upto, seen)
+    w[a + M.D_SCAN] = 0
+    w[a + M.D_UPTO] = 0
+    return 1
