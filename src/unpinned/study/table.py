@@ -79,7 +79,7 @@ def render(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     console = Console(file=out, width=WIDTH, highlight=False, emoji=False)
     for (workload, profile), some in groups(rows):
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=f"{workload}, {profile}", title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, title=f"{workload}, {profile}", title_justify="left")
         table.add_column("\npolicy", width=9, no_wrap=True)
         for above, below, _ in COLUMNS:
             table.add_column(f"{above}\n{below}", justify="right", no_wrap=True, min_width=5)
