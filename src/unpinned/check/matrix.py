@@ -62,6 +62,7 @@ class Outcome:
     depth: int
     seconds: float
     broke: str = ""  #: the invariant
+    message: str = ""  #: what broke it
     path: tuple[int, ...] = ()
     loop: int = -1
     cut: str = ""  #: BOUNDED: where

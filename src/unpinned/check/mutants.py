@@ -29,6 +29,11 @@ class Mutant:
     imitates: str
     needs: str = ""  #: an import that `new` wants
 
+    @property
+    def of_requests(self) -> bool:
+        """Killed by the requests (requests.py), not by an exploration."""
+        return self.module.startswith("hca.")
+
 
 _PAGING: Final = (
     Mutant(
@@ -237,13 +242,12 @@ _KERNEL: Final = (
     ),
     Mutant(
         "refusal-ignored", "model.operations", "may_refuse",
-        "        return 1\n    return 1 if", "        return 0\n    return 1 if",
+        "    return 1 if w[M.W_MODE] == M.MODE_UNSLEEPABLE or not leaves_never(op) else 0", "    return 0",
         "[odp] refused invalidation ignored: the kernel goes on as if the device had agreed",
     ),
     Mutant(
         "start-without-finish", "model.operations", "notify_phase",
-        "        return enter(w, t, op, M.PHASE_FINISH if gone else next_phase(mode, phase))\n    if w[M.W_DEVICES]:\n",
-        "        return enter(w, t, op, M.PHASE_OVER if gone else next_phase(mode, phase))\n    if w[M.W_DEVICES]:\n",
+        "M.PHASE_FINISH if gone", "M.PHASE_OVER if gone",
         "[odp] start without finish: one device refuses, those that had been started are never told that it is over",
     ),
     Mutant(
@@ -254,10 +258,10 @@ _KERNEL: Final = (
     ),
     Mutant(
         "entry-installed-without-the-lock", "model.worker", "populate_page",
-        "    p = block(w, d)\n    first = ",
-        "    p = block(w, d)\n    size = 1 << p[P.PAGE_SHIFT]\n"
+        "    w[a + M.D_POPULATED] = page + 1\n",
+        "    w[a + M.D_POPULATED] = page + 1\n    size = 1 << p[P.PAGE_SHIFT]\n"
         "    install(p, page * size, (page + 1) * size, P.PRESENT | (P.WRITE if write else 0), 0)\n"
-        "    retag(p, page * size, w[pte_at(w, 0, page)] >> M.PTE_SHIFT)\n    first = ",
+        "    retag(p, page * size, w[pte_at(w, 0, page)] >> M.PTE_SHIFT)\n",
         "[odp] entry installed after the lock was dropped: nobody looks whether an invalidation is going on",
         "from unpinned.paging.table import install, retag",
     ),
@@ -290,4 +294,27 @@ _KERNEL: Final = (
     ),
 )  # fmt: skip
 
-MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*_PAGING, *_KERNEL)}
+_HCA: Final = (
+    Mutant(
+        "atomic-maps-one-byte", "hca.fetches", "atomic_request",
+        "    found = lookup(h, p, mr, va, 8, 1, now)\n", "    found = lookup(h, p, mr, va, 1, 1, now)\n",
+        "[odp] atomic maps one byte: the seven behind it are not looked up",
+    ),
+    Mutant(
+        "pinned-key-faults", "hca.regions", "lookup",
+        "    if h[mr + L.MR_PINNED]:\n        return HIT\n", "",
+        "[odp] non-ODP key in a fault: a pinned region asks the page table",
+    ),
+    Mutant(
+        "key-of-any-domain", "hca.regions", "authorize",
+        " or h[mr + L.MR_PD] != pd", "",
+        "a key of another protection domain opens its region",
+    ),
+    Mutant(
+        "length-not-tested", "hca.regions", "authorize",
+        " or va - start > h[mr + L.MR_LENGTH] - length", " or va - start > h[mr + L.MR_LENGTH]",
+        "[odp] fault served beyond the region's bounds: a request may end behind them",
+    ),
+)  # fmt: skip
+
+MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*_PAGING, *_KERNEL, *_HCA)}

@@ -118,3 +118,28 @@ def _said(cell: Cell) -> str:
     if cell == EMPTY:
         return "-"
     return f"({cell.text})" if cell.dim and cell.frame >= 0 else cell.text
+
+
+# --- what is under way -------------------------------------------------------------------------------------------------
+
+
+def under_way(w: Block) -> tuple[str, ...]:
+    """What has begun and not ended, as ``lane: label``: invalidations, copies, parked requests, flushes, faults."""
+    found = []
+    for t in range(w[L.W_CPUS]):
+        at = int(w[L.W_THREAD] + t * w[L.W_THREAD_WORDS] + L.T_TICKET)
+        if w[at : at + w[L.W_DEVICES]].any():
+            found.append(f"thread {t}: invalidation")
+    for r in range(w[L.W_REQUESTS]):
+        state = w[w[L.W_REQUEST] + r * w[L.W_REQUEST_WORDS] + L.Q_STATE]
+        if state == L.REQUEST_COPYING:
+            found.append(f"request {r}: copy in flight")
+        elif state == L.REQUEST_PARKED:
+            found.append(f"request {r}: parked")
+    for d in range(w[L.W_DEVICES]):
+        at = int(w[L.W_DEVICE] + d * w[L.W_DEVICE_WORDS])
+        if w[at + L.D_FLUSH]:
+            found.append(f"device {d}: flush")
+        if w[at + L.D_WORK]:
+            found.append(f"worker {d}: fault")
+    return tuple(found)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 FORMAT: Final = "unpinned trace 1"
 WIDTH: Final = 79
+SPAN_TONES: Final = {"invalidation": "host", "copy": "copy", "flush": "flush", "parked": "fault", "fault": "fault"}
 
 
 class TraceError(ValueError):
@@ -91,7 +92,7 @@ class Trace:
             for name in event.begins:
                 lane, _, label = name.partition(": ")
                 open_[name] = len(found)
-                found.append(Span(lane, label, event.tone, number, -1))
+                found.append(Span(lane, label, SPAN_TONES.get(label.split()[0], event.tone), number, -1))
         return found
 
 

@@ -1,0 +1,104 @@
+"""The small worlds: for each cause, what threads do and what the wire asks for, as data.
+
+Two or three pages, two or three frames, one or two devices, a few operations: small enough to be exhausted, and enough
+for every collision that the protocol is about. A *scene* is what happens; a cell of the matrix (cause, verdict, mode)
+explores all scenes of its cause under its verdict and mode. The first scenes of a cause are the smallest: `quick` stops
+after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from unpinned.check.matrix import Cell
+from unpinned.check.mutants import Mutant
+from unpinned.model.world import Op, Request, World
+from unpinned.paging.causes import Cause
+from unpinned.paging.policy import Policy
+
+Thread = tuple[Op, ...]
+
+QUICK_SCENES: Final = 2
+PAGES_MOST: Final = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Who does what. `more`: further fields of the World."""
+
+    name: str
+    threads: tuple[Thread, ...]
+    requests: tuple[Request, ...]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _op(name: str, start: int = 0, end: int = 1, arg: int = 0, process: int = 0) -> Op:
+    return Op(name, start, end, arg, process)
+
+
+def _write(start: int = 0, end: int = 1, device: int = 0) -> Request:
+    return Request("WRITE", start, end, device=device)
+
+
+def _read(start: int = 0, end: int = 1, device: int = 0) -> Request:
+    return Request("READ", start, end, device=device)
+
+
+def _scenes(op: Op, wide: Op, *after: Op, **more: Any) -> tuple[Scene, ...]:
+    """What every cause is tried with: `op` on page 0, `wide` on pages 0 and 1; `after` follows in the same thread."""
+    reuse = (_op("WRITE", 1, 2),)
+    two = {**more, "pages": 2, "frames": 3}
+    return (
+        Scene("write", ((op, *after),), (_write(),), {**more, "touched": (0,)}),
+        Scene("reuse", ((op,), reuse), (_write(),), {**two, "touched": (0,), "frames": 2}),
+        Scene("read", ((op, *after),), (_read(), _read()), {**more, "touched": (0,)}),
+        Scene("wide", ((wide,),), (_write(0, 2),), {**two, "touched": (0, 1)}),
+        Scene("two-devices", ((op, *after),), (_write(), _read(0, 1, 1)), {**more, "touched": (0,), "devices": 2}),
+        Scene("overlap", ((wide,), (_op("RECLAIM", 1, 2),)), (_write(1, 2),), {**two, "touched": (0, 1)}),
+    )
+
+
+SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
+    Cause.UNMAP: _scenes(_op("UNMAP"), _op("UNMAP", 0, 2), _op("MAP"), _op("WRITE")),
+    Cause.REMAP: _scenes(_op("REMAP", 0, 1, 1), _op("REMAP", 0, 1, 1), _op("WRITE", 1, 2), pages=2),
+    Cause.DISCARD: _scenes(_op("DISCARD"), _op("DISCARD", 0, 2), _op("WRITE")),
+    Cause.RECLAIM: _scenes(_op("RECLAIM"), _op("RECLAIM", 0, 2), _op("READ")),
+    Cause.MIGRATE: _scenes(_op("MIGRATE"), _op("MIGRATE", 0, 2), _op("READ")),
+    Cause.COW: _scenes(_op("FORK"), _op("FORK"), _op("WRITE")),
+    Cause.PROTECT: _scenes(_op("PROTECT"), _op("PROTECT", 0, 2), _op("PROTECT", 0, 1, 1), _op("WRITE")),
+    Cause.SOFT_DIRTY: _scenes(_op("SOFT_DIRTY"), _op("SOFT_DIRTY", 0, 2), _op("WRITE")),
+    Cause.MERGE: _scenes(_op("MERGE", 0, 1, 1), _op("MERGE", 0, 1, 1), _op("WRITE"), pages=2),
+    Cause.RELEASE: _scenes(_op("EXIT"), _op("EXIT")),
+}
+
+SOMETIMES: Final = (
+    *(f"cause {cause.name}" for cause in Cause),
+    "verdict DONE", "verdict WAIT", "verdict DEFERRED", "verdict REFUSED", "park", "retry", "waiting", "flush",
+)  # fmt: skip
+
+
+def worlds_of(cell: Cell, quick: bool = False) -> list[World]:
+    """The worlds of a cell. In mode blind nobody hears of the cause: the verdict is then that of UNKNOWN."""
+    causes: Sequence[Cause] = list(SCENES) if cell.cause is Cause.UNKNOWN else [cell.cause]
+    row = cell.row
+    policy = Policy(f"{cell.cause.name} {row}", {cell.cause: row, Cause.UNKNOWN: row})
+    found = []
+    for cause in causes:
+        scenes = SCENES[cause][:1] if len(causes) > 1 else SCENES[cause]
+        for scene in scenes[: QUICK_SCENES if quick else None]:
+            found.append(_world(f"{cell.name}/{cause.name.lower()}-{scene.name}", scene, policy, cell.mode))
+    return found
+
+
+def _world(name: str, scene: Scene, policy: Policy, mode: str) -> World:
+    fields: dict[str, Any] = {"pages": 1, "frames": 2, "slots": 2, **scene.more}
+    return World(
+        name=name, threads=scene.threads, requests=scene.requests, policy=policy, mode=mode, **fields
+    )
+
+
+def mutant_worlds(mutant: Mutant) -> list[World]:
+    """Where a mutant is looked for."""
+    raise NotImplementedError
