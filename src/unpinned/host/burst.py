@@ -190,7 +190,7 @@ def tell(e, h, p):
     if h[L.H_COMPLETIONS] != e[E.E_COMPLETIONS]:
         e[E.E_COMPLETIONS] = h[L.H_COMPLETIONS]
         fetch_add(e, E.E_PROGRESS, 1)
-        if e[E.E_WAITING] > 0:
+        if e[E.E_WAITING] > 0 or e[E.E_RESTERS] > 0:
             futex_wake(address_of(e) + 8 * E.E_PROGRESS, ALL)
     if h[L.H_EVENTS] > 0:
         tell_channels(e, h)

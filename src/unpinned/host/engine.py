@@ -10,7 +10,10 @@ keeps the peer from running, so after a few in vain it is left out, and tried an
 each other slow: the try is long enough to find the answer of a peer that was asleep.)
 
 A wake-up cannot be lost: the sleeper gives the role back, says that it sleeps, and only then looks once more
-whether there is work; who makes work first makes it, then looks for the role and the sleeper.
+whether there is work; who makes work first makes it, then looks for the role and the sleeper. The event descriptor
+wakes one sleeper for certain, so of the pollers only one sleeps on it (E_RESTING), the others on E_PROGRESS, which moves
+when completions came and when one of them leaves; and the background thread, woken while there are pollers, passes the
+wake-up on.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ POLLIN = 1 << 32
 SECOND = 1_000_000_000
 PAUSE_NS = 200_000  # how long the background thread leaves the driving to pollers that come and go
 ROLE_WAIT_NS = 1_000_000
+REST_NS = 50_000_000  # how long a poller relies on another one without looking itself
 SPINS_IN_VAIN = 4  # so many looks in vain, and the next ones are left out
 SPIN_TRY = 32  # of so many that would be left out, one is tried, twice as long
 SOON, TOLD = 1, 2  # E_PAUSED
@@ -51,8 +55,30 @@ def give_role(e):
     """Stop driving; somebody who waits for the role may have it."""
     store_release(e, E.E_DRIVING, 0)
     if load_acquire(e, E.E_WAITING) > 0:
-        fetch_add(e, E.E_PROGRESS, 1)
-        futex_wake(address_of(e) + 8 * E.E_PROGRESS, ALL)
+        call(e)
+    return 0
+
+
+@kernel
+def call(e):
+    """Every poller looks again."""
+    fetch_add(e, E.E_PROGRESS, 1)
+    futex_wake(address_of(e) + 8 * E.E_PROGRESS, ALL)
+    return 0
+
+
+@kernel
+def rest(e, h, p, u, cq, limit_ns):
+    """A poller with nothing to do: sleep for all pollers, or, where one does that already, until it has done something."""
+    if exchange(e, E.E_RESTING, 1) == 0:
+        sleep(e, h, p, u, limit_ns)
+        exchange(e, E.E_RESTING, 0)
+        return 0
+    fetch_add(e, E.E_RESTERS, 1)
+    seen = load_acquire(e, E.E_PROGRESS)
+    if h[cq + L.CQ_TAIL] == h[cq + L.CQ_HEAD] and load_acquire(e, E.E_RESTING):
+        futex_wait(address_of(e) + 8 * E.E_PROGRESS, seen & 0xFFFFFFFF, min(limit_ns, REST_NS))
+    fetch_add(e, E.E_RESTERS, -1)
     return 0
 
 
@@ -144,6 +170,8 @@ def firmware(e, h, p, b, u, c, m, solver):
         give_role(e)
         if load_acquire(e, E.E_POLLERS) == 0:
             sleep(e, h, p, u, SECOND)
+            if load_acquire(e, E.E_POLLERS) > 0:
+                kick(e)  # what woke us was perhaps meant for the poller that sleeps beside us
     return 0
 
 
@@ -154,6 +182,7 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
     began = monotonic_ns()
     got = 0
     while True:
+        seen = load_acquire(e, E.E_PROGRESS)  # before the look at the queue: whatever comes later moves it
         if h[cq + L.CQ_TAIL] != h[cq + L.CQ_HEAD]:
             lock(e, E.E_LOCK)
             got = take(h, cq, out, limit)
@@ -161,7 +190,6 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
         left = timeout_ns - (monotonic_ns() - began)
         if got or load_acquire(e, E.E_STOP):
             break
-        seen = load_acquire(e, E.E_PROGRESS)
         if take_role(e):
             drive(e, h, p, b, u, c, m, solver, cq, min(2 * e[E.E_SPIN_NS], max(left, 0)))
             give_role(e)
@@ -170,7 +198,7 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
                     continue
                 break
             if h[cq + L.CQ_TAIL] == h[cq + L.CQ_HEAD]:
-                sleep(e, h, p, u, left)
+                rest(e, h, p, u, cq, left)
         elif left <= 0:
             break
         else:
@@ -180,7 +208,10 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
                 futex_wait(address_of(e) + 8 * E.E_PROGRESS, seen & 0xFFFFFFFF, min(left, ROLE_WAIT_NS))
             fetch_add(e, E.E_WAITING, -1)
     e[E.E_LAST_POLL] = monotonic_ns()
-    if fetch_add(e, E.E_POLLERS, -1) == 1 and load_acquire(e, E.E_PAUSED) == TOLD:
+    if fetch_add(e, E.E_POLLERS, -1) > 1:
+        if load_acquire(e, E.E_RESTERS) > 0:
+            call(e)  # one of them sleeps for the others from now on
+    elif load_acquire(e, E.E_PAUSED) == TOLD:
         futex_wake(address_of(e) + 8 * E.E_PAUSED, 1)
     return got
 

@@ -24,7 +24,7 @@ E_EXECUTING: Final = 18  # 1 while the driver copies without the lock
 E_DRIVING: Final = 19  # 1 while somebody drives
 E_SLEEPING: Final = 20  # drivers asleep in ppoll
 E_PROGRESS: Final = 21  # moves when completions came or the driver's role is free
-E_WAITING: Final = 22  # pollers asleep on E_PROGRESS
+E_WAITING: Final = 22  # pollers that wait for the driver's role, asleep on E_PROGRESS
 E_WORK: Final = 23  # moves when a fault is queued
 E_POLLERS: Final = 24  # callers inside poll
 E_LAST_POLL: Final = 25  # when the last one left, ns
@@ -32,6 +32,8 @@ E_PAUSED: Final = 26  # while the background thread leaves the driving to poller
 E_STOP: Final = 27
 E_THREADS: Final = 28  # threads inside kernels of this device
 E_WAKE_FD: Final = 29  # eventfd that ends a driver's sleep
+E_RESTING: Final = 30  # 1 while a poller sleeps in ppoll, for all of them
+E_RESTERS: Final = 31  # pollers that rely on it, asleep on E_PROGRESS
 
 # the driver's
 E_RX_HI: Final = 32  # for whom the receive template stands
