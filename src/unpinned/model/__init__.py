@@ -7,7 +7,7 @@
 * `device`      the HCA's side: translation cache, wire requests, driver; `worker`: its faults' worker.
 * `properties`  the invariants as they apply here; `canonical`, `symmetry`: equal situations are equal words.
 * `interleavings` all of them, in compiled code; `fairness` the livelocks in them; `search` what Python calls.
-* `world`       small worlds as data; `narration` a step in words; `defects` faults that are there to be found.
+* `world`       small worlds as data; `narration` a step in words.
 
 May import NumPy, numba through `unpinned.compiled`, `paging`, `hca` and `wire`; not `host` or above. The protocol is not
 written a second time here: every decision about a page is taken by the compiled functions that also run live.

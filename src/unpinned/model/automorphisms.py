@@ -25,7 +25,7 @@ def automorphisms(world: World, w: Block) -> list[list[int]]:
             same = all(
                 (a.name, a.start, a.end, a.repeat) == (b.name, b.start, b.end, b.repeat)
                 and devices[a.device] == b.device
-                and (a.name == "READ" or i == requests[i])
+                and (a.name != "WRITE" or i == requests[i])
                 for i, a in enumerate(world.requests)
                 for b in (world.requests[requests[i]],)
             )

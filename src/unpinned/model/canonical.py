@@ -88,7 +88,7 @@ def rename_frames(w: Block, n: Block) -> int:
         w[a + M.T_FRAME] = meet(n, w[a + M.T_FRAME])
         w[a + M.T_NEW] = meet(n, w[a + M.T_NEW])
     rename_in(w, n, w[M.W_TLB], w[M.W_BLOCKS], M.TLB_SHIFT, 0)
-    for d in range(w[M.W_DEVICES]):
+    for d in range(w[M.W_DEVICES] if w[M.W_KIND] != M.KIND_ALIAS else 0):
         a = device_at(w, d)
         rename_in(w, n, a + M.D_SEEN, a + w[M.W_DEVICE_WORDS], 0, 0)
         p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])

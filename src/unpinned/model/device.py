@@ -40,6 +40,7 @@ from unpinned.model.machine import (
     reach,
     set_truth,
     settle_frame,
+    slot_at,
     take_frame,
     unmap_frame,
     vma_at,
@@ -52,6 +53,7 @@ from unpinned.paging.table import entry, retag, translate
 EFAULT = 14
 WRITE = 1
 READ = 2
+PREFETCH = 3
 
 
 @kernel
@@ -86,6 +88,18 @@ def told_done(w: Block, p: Block, d: int, page: int, write: int) -> int:
 
 
 @kernel
+def being_logged(w: Block, page: int) -> int:
+    """1 while a thread clears the soft-dirty marks of the page and has not returned: late writes still get into its log."""
+    for t in range(w[M.W_CPUS]):
+        a = thread_at(w, t)
+        if w[a + M.T_OP] == M.OP_SOFT_DIRTY:
+            o = w[M.W_SCRIPT] + (t * w[M.W_LINES] + w[a + M.T_LINE]) * M.LINE_WORDS
+            if w[o + M.O_START] <= page < w[o + M.O_END]:
+                return 1
+    return 0
+
+
+@kernel
 def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
     """May the device touch this frame for this page now? -> 0, or the property that it breaks (I1, I2, I3)."""
     f = frame_at(w, frame)
@@ -94,7 +108,11 @@ def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
     if w[f + M.F_FLAGS] == 0:
         return PROPERTY_I1
     if e & M.PTE_PRESENT and e >> M.PTE_SHIFT == frame:
-        if write and e & M.PTE_WRITE == 0 and deferral_over(w, d, page) != P.CAUSE_SOFT_DIRTY + 1:
+        if (
+            write
+            and e & M.PTE_WRITE == 0
+            and not (deferral_over(w, d, page) == P.CAUSE_SOFT_DIRTY + 1 and being_logged(w, page))
+        ):
             return PROPERTY_I2
         return PROPERTY_I3 if told_done(w, p, d, page, write) else 0
     # The page has left this frame. Legal only as long as a flush of it is owed, and the frame is still what it was.
@@ -184,7 +202,7 @@ def touch_object(w: Block, slot: int, write: int, value: int) -> int:
 
 @kernel
 def translate_page(w: Block, d: int, page: int, write: int) -> int:
-    """What the device translates the page to: its frame (KIND_HCA), the mapping's id or the object's slot; 0: a miss."""
+    """What the device translates the page to: its frame, the mapping's id (KIND_VM), the object's block (KIND_ALIAS); 0: a miss."""
     p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
     tlb = w[M.W_TLB] + d * w[M.W_PAGES] + page
     if w[tlb] and (not write or w[tlb] & M.TLB_WRITE):
@@ -201,9 +219,7 @@ def translate_page(w: Block, d: int, page: int, write: int) -> int:
         right = M.TLB_WRITE if e & P.WRITE else 0
         old = w[tlb] & M.TLB_OLD if w[tlb] >> M.TLB_SHIFT == frame else 0
         w[tlb] = frame << M.TLB_SHIFT | M.TLB_VALID | right | old | (M.TLB_DIRTY if write else 0)
-    if w[M.W_KIND] == M.KIND_VM:
-        return w[vma_at(w, 0, page) + M.V_FLAGS] >> M.VMA_SHIFT
-    return w[vma_at(w, 0, page) + M.V_SLOT] if w[M.W_KIND] == M.KIND_ALIAS else frame
+    return w[vma_at(w, 0, page) + M.V_FLAGS] >> M.VMA_SHIFT if w[M.W_KIND] == M.KIND_VM else frame
 
 
 @kernel
@@ -216,6 +232,12 @@ def issue(w: Block, r: int) -> int:
     write = 1 if w[o + M.R_OP] == WRITE else 0
     first = w[q + M.Q_CURSOR]
     end = w[o + M.R_END]
+    size = 1 << p[P.PAGE_SHIFT]
+    if w[o + M.R_OP] == PREFETCH:
+        slot = fault_begin(p, first * size, end * size, P.WANT_AHEAD, P.NONE, 0, 0)
+        if slot == P.NONE:
+            return 0
+        return end_request(w, r, M.REQUEST_FAILED if slot == P.OUTSIDE else M.REQUEST_COMPLETE)
     if p[P.DMA_LIVE] == p[P.DMA_CAPACITY]:
         return 0
     page = first
@@ -225,7 +247,6 @@ def issue(w: Block, r: int) -> int:
             break
         w[q + M.Q_FRAME + page - w[o + M.R_START]] = where
         page += 1
-    size = 1 << p[P.PAGE_SHIFT]
     if page > first:
         w[q + M.Q_DMA] = dma_issue(p, first * size, (page - first) * size, w[o + M.R_OP], 0, 0, 0) + 1
         w[q + M.Q_COPIED] = first
@@ -380,6 +401,15 @@ def tag_entries(w: Block, d: int, start: int, end: int, seen: int) -> int:
 
 
 @kernel
+def resident(w: Block, page: int) -> int:
+    """What the page's entry would point to if it is there now: its frame, or the object's block (KIND_ALIAS); else 0."""
+    if w[M.W_KIND] == M.KIND_ALIAS:
+        return page + 1 if w[slot_at(w, page + 1) + M.S_FRAME] else 0
+    e = w[pte_at(w, 0, page)]
+    return e >> M.PTE_SHIFT if e & M.PTE_PRESENT else 0
+
+
+@kernel
 def driver_step(w: Block, d: int) -> int:
     """Take the oldest fault and look which of its pages are there; or report what was seen. 1, or 0: nothing to do."""
     a = device_at(w, d)
@@ -394,10 +424,10 @@ def driver_step(w: Block, d: int) -> int:
         first = p[slot + P.FAULT_CURSOR] >> p[P.PAGE_SHIFT]
         page = first
         while page < p[slot + P.FAULT_END] >> p[P.PAGE_SHIFT]:
-            e = w[pte_at(w, 0, page)]
-            if e & M.PTE_PRESENT == 0:
+            there = resident(w, page)
+            if there == 0:
                 break
-            w[seen + page - first] = e >> M.PTE_SHIFT
+            w[seen + page - first] = there
             page += 1
         w[a + M.D_SCAN] = slot
         w[a + M.D_UPTO] = page

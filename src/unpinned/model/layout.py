@@ -46,7 +46,7 @@ W_MODE: Final = 11  #: MODE_*: how notifications are raised
 W_KEEP: Final = 12  #: 1: the host keeps the obligations of deferral
 W_KIND: Final = 13  #: KIND_*: what a copy touches
 W_LISTS: Final = 14  #: 1: free lists (large worlds); 0: the lowest free one (canonical)
-W_DEFECT: Final = 15  #: a seeded defect (defects.py), 0: none
+W_REGION: Final = 15  #: bounds of the region that wire requests go through: first page << 32 | one past the last
 W_FRAME: Final = 16  #: first word of the record of frame 0 (which is never used)
 W_FRAME_WORDS: Final = 17  #: length of a frame's record: F_HOLD + devices
 W_SLOT: Final = 18
@@ -202,7 +202,7 @@ OPS: Final = (
 )  # fmt: skip
 
 # --- requests: constants (at W_ORDER) and state (at W_REQUEST) ---------------------------------------------------------------
-R_OP: Final = 0  #: 1: RDMA WRITE (memory <- wire), 2: RDMA READ
+R_OP: Final = 0  #: 1: RDMA WRITE (memory <- wire), 2: RDMA READ, 3: a prefetch, for which nobody waits
 R_START: Final = 1  #: first page
 R_END: Final = 2
 R_DEVICE: Final = 3
@@ -313,7 +313,7 @@ def create(
     kind: int = KIND_HCA,
     lists: bool = False,
     loops: int = 0,
-    defect: int = 0,
+    region: tuple[int, int] | None = None,
 ) -> Block:
     """Make a world in which nothing is mapped yet (machine.map_pages does that).
 
@@ -326,7 +326,8 @@ def create(
             the caller keeps them alive.
         span: pages of the longest request or chunk of a fault; 0: as many as there are pages.
         lines: room for so many lines per thread (0: as many as the longest script has).
-        mode, keep, kind, lists, loops, defect: see W_MODE, W_KEEP, W_KIND, W_LISTS, W_LOOPS, W_DEFECT.
+        mode, keep, kind, lists, loops: see W_MODE, W_KEEP, W_KIND, W_LISTS, W_LOOPS.
+        region: its pages; all of them.
 
     Raises:
         ValueError: a geometry that cannot be, naming the argument.
@@ -366,7 +367,7 @@ def create(
     w[W_SPAN], w[W_LINES], w[W_FRAME_WORDS], w[W_THREAD_WORDS] = span, lines, frame_words, thread_words
     w[W_REQUEST_WORDS], w[W_DEVICE_WORDS] = request_words, device_words
     w[W_MODE], w[W_KEEP], w[W_KIND], w[W_LISTS] = mode, int(keep), kind, int(lists)
-    w[W_LOOPS], w[W_DEFECT] = loops, defect
+    w[W_LOOPS], w[W_REGION] = loops, (region or (0, pages))[0] << 32 | (region or (0, pages))[1]
     for t, script in enumerate(scripts):
         for i, line in enumerate(script):
             at = int(w[W_SCRIPT]) + (t * lines + i) * LINE_WORDS

@@ -353,7 +353,7 @@ def access(w: Block, process: int, page: int, write: int, value: int) -> int:
 def map_pages(w: Block, process: int, start: int, end: int, flags: int) -> int:
     """A new mapping over pages ``[start, end)`` with these VMA_ flags; file mappings take a block each; -> its id.
 
-    A page without a free block becomes anonymous.
+    Called first, for all pages, it gives page n block n + 1, which is what an alias relies on.
     """
     x = w[M.W_STATE]
     w[x + M.X_NEXT_ID] += 1

@@ -301,6 +301,9 @@ def lock_phase(w: Block, t: int, op: int) -> int:
     if op == M.OP_MAP:
         if w[w[M.W_STATE] + M.X_LOCK] or address_owed(w, start, end):
             return 0
+        for page in range(start, end):
+            if w[vma_at(w, 0, page) + M.V_FLAGS]:
+                return GIVE_UP  # EEXIST
         new_mapping(w, start, end, w[o + M.O_ARG])
         return GIVE_UP
     if op == M.OP_REMAP and address_owed(w, w[o + M.O_ARG], w[o + M.O_ARG] + end - start):
@@ -425,7 +428,7 @@ def migration_entry(w: Block, t: int, page: int) -> int:
     """The entry says "wait": its frame is about to be copied. Keeps the rights for the new entry."""
     at = pte_at(w, 0, page)
     e = w[at]
-    if e & M.PTE_PRESENT:
+    if e & M.PTE_PRESENT and w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] == t + 1:  # still the page that was isolated
         unmap_frame(w, 0, page)
         w[at] = (e & ~M.PTE_PRESENT) | M.PTE_MIGRATION
         hold(w, t, e >> M.PTE_SHIFT)
@@ -523,11 +526,11 @@ def change_phase(w: Block, t: int, op: int) -> int:
 
 
 @kernel
-def remap_copy(w: Block, page: int, new: int) -> int:
+def remap_copy(w: Block, t: int, page: int, new: int) -> int:
     """Migration, last part: the copy takes the place of the migration entry, and of the old frame in its cache."""
     at = pte_at(w, 0, page)
     e = w[at]
-    if e & M.PTE_MIGRATION == 0:
+    if e & M.PTE_MIGRATION == 0 or w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] != t + 1:
         return 0
     old = frame_at(w, e >> M.PTE_SHIFT)
     f = frame_at(w, new)
@@ -553,7 +556,7 @@ def collapse_page(w: Block, t: int) -> int:
             return 0
         old = w[pte_at(w, 0, page)] >> M.PTE_SHIFT
         w[frame_at(w, new) + M.F_CONTENT] = w[frame_at(w, old) + M.F_CONTENT]
-        remap_copy(w, page, new)
+        remap_copy(w, t, page, new)
     w[a + M.T_SUB] += 1
     return 1 if page + 1 == w[o + M.O_END] else STAY
 
@@ -567,7 +570,7 @@ def after_phase(w: Block, t: int, op: int) -> int:
         w[a + M.T_SUB] = 1
         return STAY
     if op == M.OP_MIGRATE:
-        remap_copy(w, w[line_at(w, t) + M.O_START], w[a + M.T_NEW])
+        remap_copy(w, t, w[line_at(w, t) + M.O_START], w[a + M.T_NEW])
     elif op == M.OP_COLLAPSE:
         step = collapse_page(w, t)
         if step != 1:

@@ -27,6 +27,7 @@ from unpinned.model.device import order_at, request_at
 from unpinned.model.layout import Block
 from unpinned.model.machine import PROPERTY_I4, PROPERTY_I8, broken, content, frame_at, truth_at, vma_at
 from unpinned.paging import layout as P
+from unpinned.paging.table import entry
 
 DEADLOCK: Final = 20
 LIVELOCK: Final = 21
@@ -57,6 +58,10 @@ def check(w: Block) -> int:
             broken(w, PROPERTY_I8, d)
         if (p[p[P.COUNTERS] + P.SEQUENCE] & 1) != (1 if p[P.ACTIVE_COUNT] > 0 else 0):
             broken(w, PROPERTY_I8, d)
+        for page in range(w[M.W_PAGES]):
+            if page < w[M.W_REGION] >> 32 or page >= w[M.W_REGION] & 0xFFFFFFFF:
+                if entry(p, page << p[P.PAGE_SHIFT]):
+                    broken(w, PROPERTY_I8, page)  # no region owns it
     for process in range(w[M.W_PROCESSES]):
         for page in range(w[M.W_PAGES]):
             if w[vma_at(w, process, page) + M.V_FLAGS] & M.VMA_MAPPED:
@@ -75,10 +80,11 @@ def pending(w: Block) -> int:
     """Bits: who is not done (thread t: t, request r: W_THREADS + r). Workers are never done, and not counted."""
     found = 0
     for t in range(w[M.W_CPUS]):
-        a = thread_at(w, t)
-        line = w[a + M.T_LINE]
-        if line < w[M.W_LINES] and w[w[M.W_SCRIPT] + (t * w[M.W_LINES] + line) * M.LINE_WORDS + M.O_OP]:
-            found |= 1 << t
+        line = w[thread_at(w, t) + M.T_LINE]
+        o = w[M.W_SCRIPT] + (t * w[M.W_LINES] + line) * M.LINE_WORDS
+        if line < w[M.W_LINES] and w[o + M.O_OP]:
+            if w[o + M.O_PROCESS] == 0 or w[w[M.W_STATE] + M.X_ALIVE] & 2:  # a child that was never born owes nothing
+                found |= 1 << t
     for r in range(w[M.W_REQUESTS]):
         if w[request_at(w, r) + M.Q_STATE] < M.REQUEST_COMPLETE or w[order_at(w, r) + M.R_REPEAT] < 0:
             found |= 1 << (w[M.W_THREADS] + r)

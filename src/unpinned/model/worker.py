@@ -12,7 +12,7 @@ from unpinned.model import layout as M
 from unpinned.model.adapter import address_owed, block_at, device_at, thread_at
 from unpinned.model.device import EFAULT, note_status, tag_entries
 from unpinned.model.layout import Block
-from unpinned.model.machine import BLOCKED, COPY, PROPERTY_I8, SEGFAULT, broken, fault_page, pte_at, reach
+from unpinned.model.machine import BLOCKED, COPY, PROPERTY_I8, SEGFAULT, broken, cached_frame, fault_page, pte_at, reach
 from unpinned.model.operations import begin_copy, enter, mode_of, next_phase, operation_step
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
@@ -22,6 +22,14 @@ from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
 def populate_page(w: Block, t: int, d: int, page: int, write: int) -> int:
     """Bring one page of the chunk in; 1, or 0: not now."""
     a = device_at(w, d)
+    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
+    seen = a + M.D_SEEN + w[M.W_SPAN] + page - (p[w[a + M.D_WORK] + P.FAULT_CURSOR] >> p[P.PAGE_SHIFT])
+    if w[M.W_KIND] == M.KIND_ALIAS:  # the object's page, through a mapping of our own
+        if cached_frame(w, page + 1) == 0:
+            return 0
+        w[seen] = page + 1
+        w[a + M.D_POPULATED] = page + 1
+        return 1
     if w[w[M.W_STATE] + M.X_LOCK] < 0 or address_owed(w, page, page + 1):
         return 0
     before = w[pte_at(w, 0, page)]
@@ -36,9 +44,7 @@ def populate_page(w: Block, t: int, d: int, page: int, write: int) -> int:
     if there == SEGFAULT:
         w[a + M.D_ERROR] = EFAULT
         return 1
-    p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
-    first = p[w[a + M.D_WORK] + P.FAULT_CURSOR] >> p[P.PAGE_SHIFT]
-    w[a + M.D_SEEN + w[M.W_SPAN] + page - first] = w[pte_at(w, 0, page)] >> M.PTE_SHIFT
+    w[seen] = w[pte_at(w, 0, page)] >> M.PTE_SHIFT
     w[a + M.D_POPULATED] = page + 1
     return 1
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from unpinned.model import layout as M
 from unpinned.model import machine
-from unpinned.model.defects import DEFECTS
 from unpinned.model.layout import Block
 from unpinned.paging import create
 from unpinned.paging import layout as P
@@ -23,6 +22,7 @@ from unpinned.paging.regions import region_open
 PAGES_MAX: Final = 7
 FRAMES_MAX: Final = 7
 STATE_BYTES_MAX: Final = 2048
+REQUESTS: Final = ("WRITE", "READ", "PREFETCH")
 
 
 class WorldError(ValueError):
@@ -47,7 +47,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Request:
-    """One wire request, READ or WRITE, over pages ``[start, end)``; issued ``1 + repeat`` times (-1: for ever)."""
+    """One wire request, READ, WRITE or PREFETCH, over pages ``[start, end)``; issued ``1 + repeat`` times (-1: for ever)."""
 
     name: str
     start: int = 0
@@ -86,7 +86,7 @@ class World:
     active: int = 2
     deferrals: int = 1
     dma: int = 1
-    defect: str = ""  #: a seeded defect: defects.DEFECTS
+    region: tuple[int, int] | None = None  #: pages that wire requests may touch; None: all
 
     def __post_init__(self) -> None:
         """Raises WorldError."""
@@ -107,7 +107,8 @@ class World:
         )
         demand(len(self.threads) <= 6 and len(self.requests) <= 6, "threads", "at most 6 threads and 6 requests")
         demand(len(self.touched) <= self.frames, "touched", "more resident pages than frames")
-        demand(self.defect in ("", *DEFECTS), "defect", f"{self.defect!r}: unknown ({', '.join(DEFECTS)})")
+        first, last = self.region or (0, self.pages)
+        demand(0 <= first < last <= self.pages, "region", f"{self.region}: not inside {self.pages} pages")
         for page in (*self.touched, *self.readonly):
             demand(0 <= page < self.pages, "touched", f"page {page} is not in the address space")
         for name, value, most in (("faults", self.faults, 3), ("active", self.active, 4), ("dma", self.dma, 4)):
@@ -125,7 +126,7 @@ class World:
             demand(not op.process or self.forks, "threads", f"{op}: nobody forks")
         for request in self.requests:
             last = max(request.end, request.start + 1)
-            demand(request.name in ("READ", "WRITE"), "requests", f"{request.name!r}: READ or WRITE")
+            demand(request.name in REQUESTS, "requests", f"{request.name!r}: {', '.join(REQUESTS)}")
             demand(0 <= request.start < last <= self.pages, "requests", f"{request}: not inside {self.pages} pages")
             demand(0 <= request.device < self.devices, "requests", f"{request}: no such device")
         self.policy.validate(MODEL)
@@ -147,7 +148,7 @@ class World:
         block[P.RETRIES_MAX] = self.retries
         block[P.TRACK] = P.ACCESSED if any(op.name == "RECLAIM" and op.arg for op in ops) else 0
         self.policy.write(block)
-        assert region_open(block, 0, 0, self.pages, 0) == P.DONE
+        assert region_open(block, 0, *(self.region or (0, self.pages)), 0) == P.DONE
         scripts = []
         for t, script in enumerate(self.threads):
             values = [op.arg or 1 + 3 * t + i if op.name == "WRITE" else op.arg for i, op in enumerate(script)]
@@ -162,14 +163,14 @@ class World:
                 ]
             )
         orders = [
-            (1 if r.name == "WRITE" else 2, r.start, max(r.end, r.start + 1), r.device, 20 + i, r.repeat)
+            (1 + REQUESTS.index(r.name), r.start, max(r.end, r.start + 1), r.device, 20 + i, r.repeat)
             for i, r in enumerate(self.requests)
         ]
         w = M.create(
             pages=self.pages, frames=self.frames, slots=self.slots + self.pages * self.file,
             processes=1 + self.forks, scripts=scripts, orders=orders, blocks=[block] * self.devices,
             mode=M.MODES.index(self.mode), keep=self.keep, kind=M.KINDS.index(self.device),
-            loops=sum(1 << t for t in self.loops), defect=DEFECTS.index(self.defect) + 1 if self.defect else 0,
+            loops=sum(1 << t for t in self.loops), region=self.region,
         )  # fmt: skip
         flags = M.VMA_MAPPED | M.VMA_WRITE | M.VMA_FILE * self.file
         machine.map_pages(w, 0, 0, self.pages, flags)
