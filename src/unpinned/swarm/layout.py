@@ -77,6 +77,7 @@ W_END: Final = 48  # when the last operation completed
 W_TIMEOUTS: Final = 49  # transport timeouts
 W_PACKETS: Final = 50
 W_COPIES: Final = 51
+W_HARMED: Final = 52  # packets lost, or overtaken: for go-back-N the same
 
 W_CONFIG: Final = 64
 C_MTU: Final = 64
@@ -145,7 +146,9 @@ T_EVICTIONS: Final = 23
 T_DROPS: Final = 24
 T_CAUSES: Final = 32  # invalidations by cause
 STAT_WORDS: Final = 48
-STATISTICS: Final = {name[2:].lower(): value for name, value in sorted(globals().items()) if name.startswith("T_")}
+STATISTICS: Final = {
+    name[2:].lower(): value for name, value in sorted(globals().items()) if name.startswith("T_") and name != "T_CAUSES"
+}
 
 # ---- a host ---------------------------------------------------------------------------------------------------------
 HO_ALIVE: Final = 0
@@ -228,6 +231,8 @@ DR_OPEN: Final = 14  # 1: nobody knows what the cell holds
 DR_POSTED: Final = 15  # posts ever
 DR_RECV_DUE: Final = 16  # receives to be posted by now
 DR_SLOT: Final = 17  # first place at DR_FROM; those at DR_TO follow
+DR_DAMMED: Final = 18  # the imitated adapter: PSNs below are not sent again by themselves
+DR_TRIES: Final = 19  # posts that found their places in use, in a row
 DIRECTION_WORDS: Final = 20
 
 # ---- an operation ---------------------------------------------------------------------------------------------------
@@ -286,7 +291,8 @@ NO_TOKEN: Final = 7
 NO_VERDICT: Final = 8
 NO_TRIES: Final = 9
 NO_FRAMES: Final = 10  # how many are held
-NO_LIST: Final = 11
+NO_POLLS: Final = 11
+NO_LIST: Final = 12
 NOTICE_WORDS: Final = NO_LIST + 2 * SLOT_PAGES
 NO_BEGINS: Final = 0
 NO_WAITS: Final = 1
