@@ -88,15 +88,30 @@ def clean_cq(h, cq, number):
 
 
 @kernel
+def in_batch(h, q):
+    """Does anything of the current batch, between its copies and its completions, refer to the queue pair?"""
+    for i in range(h[L.H_ACT_COUNT]):
+        if h[h[L.H_ACT_BASE] + i * L.ACT_WORDS + L.A_QP] == q:
+            return True
+    for i in range(h[L.H_TX_COUNT]):
+        if h[h[L.H_TX_BASE] + i * L.TX_WORDS + L.T_QP] == q:
+            return True
+    return False
+
+
+@kernel
 def reset_qp(e, q, state):
-    """Empty a queue pair, its completions included, and put it into ``state`` (RESET or FREE); NOT_NOW while a batch is
-    between its copies and its completions, which may refer to it.
+    """Empty a queue pair, its completions included, and put it into ``state`` (RESET or FREE).
+
+    NOT_NOW while the current batch refers to it; it is then in the error state, so the next one does not.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
     lock(e, E.E_LOCK)
     result = NOT_NOW
-    if h[L.H_ACT_COUNT] == 0 and h[L.H_TX_COUNT] == 0:
+    if in_batch(h, q):
+        h[q + L.QP_STATE] = L.QPS_ERR
+    else:
         release_faults(h, p, q)
         forget(h, q + L.QP_PEND_HEAD)
         forget(h, q + L.QP_LAND_HEAD)
@@ -123,9 +138,10 @@ def break_qp(e, q):
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
     lock(e, E.E_LOCK)
+    h[q + L.QP_STATE] = L.QPS_ERR
     result = NOT_NOW
-    if h[L.H_ACT_COUNT] == 0 and h[L.H_TX_COUNT] == 0:
-        if h[q + L.QP_STATE] != L.QPS_ERR:
+    if not in_batch(h, q):
+        if h[q + L.QP_ERROR] == 0:
             fail_qp(h, p, q, L.WC_WR_FLUSH_ERR)
         result = DONE
     unlock(e, E.E_LOCK)
