@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,32 +100,48 @@ def test_private_memory_is_swapped_where_there_is_swap(size, swap_space):
     assert document["stale_reads"] == document["stray_writes"] == 0
 
 
-def test_ctrl_c_ends_everything(size):
+@contextmanager
+def under_way(size):
+    """A long demo that has reached the wire: (the process, the pids of owner and peer). It is gone afterwards."""
     process = subprocess.Popen([*COMMAND, *size, "--seconds", "60", "--no-picture"], stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "first touch" in line:
-            break
-    children = children_of(process.pid)
-    assert len(children) == 2
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    try:
+        for line in process.stderr:
+            if "first touch" in line:
+                break
+        yield process, children_of(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_ends_everything(size):
+    with under_way(size) as (process, children):
+        assert len(children) == 2
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert not left_behind()
 
 
+@pytest.mark.parametrize("role", [0, 1], ids=["owner", "peer"])
+def test_a_process_that_dies_ends_the_demo_in_one_sentence(size, role):
+    with under_way(size) as (process, children):
+        os.kill(children[role], signal.SIGKILL)
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 1
+        assert "process ended with status -9" in errors.splitlines()[-1] and "Traceback" not in errors
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
 def test_nothing_outlives_a_killed_demo(size):
-    process = subprocess.Popen([*COMMAND, *size, "--seconds", "60", "--no-picture"], stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "first touch" in line:
-            break
-    children = children_of(process.pid)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 30
-    while (left := [pid for pid in children if Path(f"/proc/{pid}/exe").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    with under_way(size) as (process, children):
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 30
+        while (left := [pid for pid in children if Path(f"/proc/{pid}/exe").exists()]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,22 @@ class Child:
         theirs.close()
         other.close()
 
+    def order(self, **message: Any) -> None:
+        """Have it do something. DemoError when it is not there any more."""
+        try:
+            self.channel.send(**message)
+        except Gone:
+            raise self._dead() from None
+
+    def _dead(self) -> DemoError:
+        return DemoError(f"the {self.role}'s process ended with status {self.process.wait()}")
+
     def answer(self, timeout: float) -> Message | None:
         """The answer to the last order, or None when it has not come yet. DemoError when it never will."""
         try:
             message = self.channel.receive(timeout)
         except Gone:
-            raise DemoError(f"the {self.role}'s process ended with status {self.process.wait()}") from None
+            raise self._dead() from None
         if message is not None and "error" in message:
             raise DemoError(f"the {self.role}: {message['error']}")
         return message
@@ -200,12 +210,12 @@ class Conductor:
         return self._ask(self.peer, more.get("seconds", 0.0) + PATIENCE_S, {"do": do, **more})
 
     def _ask(self, child: Child, timeout: float, order: Message) -> Message:
-        child.channel.send(**order)
+        child.order(**order)
         return self._await([child], timeout)[0]
 
     def _both(self, timeout: float, owner: Message, peer: Message) -> list[Message]:
-        self.owner.channel.send(**owner)
-        self.peer.channel.send(**peer)
+        self.owner.order(**owner)
+        self.peer.order(**peer)
         return self._await([self.owner, self.peer], timeout)
 
     def _await(self, children: list[Child], timeout: float) -> list[Message]:

@@ -143,10 +143,13 @@ class Owner:
         spinner.start()
         targets = Range(self.pd, self.cq, self.peer, self.ledger)
         deeds: list[Callable[[], None]] = [self._discard, self._protect, self._page_out, self._fork, self._forget]
+        refused = self.regions[PRIVATE].unnotified
+        if refused:
+            self.notes.add(f"no notice of unmaps ({refused}): the owner did not unmap, replace or move")
         rest: list[Callable[[], None]] = []
         while time.monotonic() < deadline:
             if not rest:
-                strikes = [self._struck(targets, kind, strike) for kind, strike in rounds()]
+                strikes = [self._struck(targets, kind, strike) for kind, strike in rounds(not refused)]
                 rest = [*strikes, *deeds, *deeds]
                 self.random.shuffle(rest)
             rest.pop()()

@@ -115,7 +115,8 @@ def show(found: dict[str, Any], picture: str) -> None:
     table.add_column(style="bold", justify="left", min_width=30)
     table.add_column(overflow="fold")
     for what, value in rows(found):
-        table.add_row(what, value)
+        judged = {"stale reads": found["stale_reads"], "stray writes": found["stray_writes"]}.get(what)
+        table.add_row(what, value if judged is None else f"[bold {'red' if judged else 'green'}]{value}[/]")
     console.print()
     console.print(table)
     console.print()

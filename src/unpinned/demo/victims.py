@@ -43,11 +43,12 @@ FIRE_S = 0.25
 ANSWER_S = 30.0
 
 
-def rounds() -> list[tuple[str, str]]:
-    """Every (kind, strike) that means something: rights of our own mappings come from the table, not from mprotect, and only
-    a file can shrink."""
-    only = {"protect": ("private",), "shrink": ("file",)}
-    return [(kind, strike) for strike in STRIKES for kind in only.get(strike, KINDS)]
+def rounds(notified: bool) -> list[tuple[str, str]]:
+    """Every (kind, strike) that means something: rights of our own mappings come from the table, not from mprotect; only a
+    file can shrink; and where nobody tells the device of an unmap, it cannot know of one."""
+    only: dict[str, tuple[str, ...]] = {"protect": ("private",), "shrink": ("file",)}
+    strikes = STRIKES if notified else ("protect", "shrink")
+    return [(kind, strike) for strike in strikes for kind in only.get(strike, KINDS)]
 
 
 class Filler:
