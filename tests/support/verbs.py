@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +30,15 @@ class End:
 
     @classmethod
     def open(
-        cls, buffer: Any = 1 << 16, access: int | None = ALL, channel: bool = False, cap: v.QPCap | None = None, sig_all: int = 1
+        cls,
+        buffer: Any = 1 << 16,
+        access: int | None = ALL,
+        channel: bool = False,
+        cap: v.QPCap | None = None,
+        sig_all: int = 1,
+        address: str | None = None,
     ) -> End:
-        context = v.Context()
+        context = v.Context(address=address)
         pd = v.PD(context)
         cq = v.CQ(context, 256, channel=v.CompChannel(context) if channel else None)
         cap = cap or v.QPCap(max_send_wr=64, max_recv_wr=64, max_send_sge=4, max_recv_sge=4, max_inline_data=256)
@@ -94,13 +100,17 @@ def connect(a: End, b: End, **options: Any) -> None:
 
 
 class Peer:
-    """Another process with an `End`: it does what lines of JSON say, by the names of `End`'s methods."""
+    """Another process with an `End`: it does what lines of JSON say, by the names of `End`'s methods.
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.verbs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_tests()
-        )
-        self.info = self.ask("open")
+    *start*: how to run it elsewhere (`support.network.Side.start`); *address*: its device's.
+    """
+
+    def __init__(self, start: Callable[..., Any] | None = None, address: str | None = None) -> None:
+        command = [sys.executable, "-m", "support.verbs"]
+        options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": _tests()}
+        self._process = start(command, **options) if start else subprocess.Popen(command, text=True, **options)
+        self.info = self.ask("open", address)
+        self.region: tuple[int, int] = tuple(self.info["region"])
 
     def ask(self, verb: str, *arguments: Any) -> Any:
         assert self._process.stdin and self._process.stdout
@@ -116,7 +126,12 @@ class Peer:
         """Connect with *end*; the address and key of the peer's region."""
         self.ask("connect", end.qp.info().as_dict())
         end.qp.connect(v.PeerInfo(**self.info["qp"]), REMOTE)
-        return self.info["region"][0], self.info["region"][1]
+        return self.region
+
+    def meet(self, other: Peer) -> None:
+        """Connect two of them."""
+        self.ask("connect", other.info["qp"])
+        other.ask("connect", self.info["qp"])
 
     def kill(self) -> None:
         self._process.kill()
@@ -142,12 +157,17 @@ def _serve() -> None:
         verb, *arguments = json.loads(line)
         try:
             if verb == "open":
-                end = End.open()
+                end = End.open(address=arguments[0])
                 answer: Any = {"qp": end.qp.info().as_dict(), "region": [end.mr.buf, end.mr.rkey]}
             elif end is None:
                 raise ValueError("open first")
             elif verb == "connect":
                 answer = end.qp.connect(v.PeerInfo(**arguments[0]), REMOTE)
+            elif verb == "remote":
+                opcode, peer, *place = arguments
+                answer = end.remote(opcode, (peer[0], peer[1]), *place)
+            elif verb == "mtu":
+                answer = end.qp.query()[0].path_mtu
             elif verb == "read":
                 answer = end.mr.read(*arguments).decode("latin-1")
             elif verb == "write":

@@ -232,7 +232,7 @@ def test_a_peer_that_dies_is_a_timeout():
         peer.ask("connect", end.qp.info(timeout=8).as_dict())
         end.qp.connect(v.PeerInfo(**peer.info["qp"]), timeout=8, retry_cnt=2)
         peer.kill()
-        end.remote(v.IBV_WR_RDMA_READ, tuple(peer.info["region"]), 0, 0, 8)
+        end.remote(v.IBV_WR_RDMA_READ, peer.region, 0, 0, 8)
         end.wait(v.IBV_WC_RETRY_EXC_ERR)
         assert end.qp.state == "ERR"
 
