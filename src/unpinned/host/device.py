@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from unpinned.compiled.libc import futex_wake
 from unpinned.hca import block, setup
 from unpinned.hca import layout as L
-from unpinned.host import control, process
+from unpinned.host import control, process, system
 from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.copies import copy_scratch
@@ -59,18 +59,25 @@ class Device:
         self.pds = itertools.count(1)
         self.descriptors: set[int] = set()
         """Event descriptors of completion channels, for a forked child to close."""
+        self._threads: list[process.KernelThread] = []
         try:
             self._build()
             self.notifier = process.acquire_notifier()
-            self.notifier.add(self.e)
             self._scratch[1][H.COPY_UFFD] = self.notifier.g[E.G_UFFD]
         except BaseException:
             self.endpoint.close()
             raise
-        nothing = np.zeros(1, np.int64)
-        start = process.start_thread
-        self._threads = [start(f"unpinned-firmware-{self.address}", enter, self.e, E.MODE_FIRMWARE, 0, 0, 0, nothing)]
-        self._threads += [start(f"unpinned-fault-{i}", work, self.e) for i in range(WORKERS)]
+        try:
+            self.notifier.add(self.e)
+            self._start_threads()
+        except BaseException:  # no room, no thread, or Ctrl-C at any of these lines
+            self._shutdown(True)
+            raise
+
+    def _start_threads(self) -> None:
+        self._threads.append(process.KernelThread(self, enter, self.e, E.MODE_FIRMWARE, 0, 0, 0, np.zeros(1, np.int64)))
+        for _ in range(WORKERS):
+            self._threads.append(process.KernelThread(self, work, self.e))
 
     def _build(self) -> None:
         """The blocks, and the engine block that says where they are."""
@@ -79,7 +86,7 @@ class Device:
         self.p = P.create(levels=4, bits=9, leaves=65_536, regions=REGIONS, revoked=4_096, dma=1_280, faults=1_024)
         self.p[P.HORIZON_NS] = self.p[P.PROVISIONAL_NS] = HORIZON_NS
         self.p[P.PROVISIONAL_TRUST_NS] = PROVISIONAL_TRUST_NS
-        self.b = np.zeros(arena + 4096, np.uint8)
+        self.b = system.zeroed(arena + 4096)
         self.e = np.zeros(E.E_WORDS, np.int64)
         self.tables = setup.Tables(self.h, self.p)
         self.regions, self.queues = Regions(self), Queues(self)

@@ -15,6 +15,7 @@ Rules of the control plane:
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import errno
@@ -87,7 +88,7 @@ class Notifier:
         self.refused = ""
         self.g = np.zeros(E.G_WORDS, np.int64)
         self._scratch = notify_scratch()
-        self._thread: threading.Thread | None = None
+        self._thread: KernelThread | None = None
         try:
             self.source = Userfaultfd.open()
         except OSError as error:
@@ -96,7 +97,7 @@ class Notifier:
         self.g[E.G_UFFD] = self.source.fd
         self.g[E.G_WAKE_FD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.g[E.G_SCRATCH], self.g[E.G_SCRATCH_LENGTH] = self._scratch.ctypes.data, self._scratch.size
-        self._thread = start_thread("unpinned-notifier", notify, self.g)
+        self._thread = KernelThread(self, notify, self.g)
 
     def add(self, e: Any) -> None:
         """Apply events to the device of engine block ``e`` from now on."""
@@ -130,11 +131,31 @@ class Notifier:
             os.close(int(self.g[E.G_WAKE_FD]))
 
 
-def start_thread(name: str, kernel: Any, *arguments: Any) -> threading.Thread:
-    """A daemon thread inside a kernel, without the GIL until the kernel returns."""
-    thread = threading.Thread(target=kernel, args=arguments, name=name, daemon=True)
-    thread.start()
-    return thread
+class KernelThread:
+    """A daemon thread inside a kernel, without the GIL until the kernel returns.
+
+    Not `threading.Thread`: its start waits for the new thread in Python, and Ctrl-C in there leaves a thread that nobody
+    knows of. This one is begun by one call that a signal handler cannot divide, and is alive from then on. *owner* lives as
+    long: the kernel reaches its blocks by address.
+    """
+
+    def __init__(self, owner: object, kernel: Callable[..., Any], *arguments: Any) -> None:
+        self._over = _thread.allocate_lock()
+        self._over.acquire()
+        _thread.start_new_thread(self._run, (owner, kernel, arguments))
+
+    def _run(self, owner: object, kernel: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        try:
+            kernel(*arguments)
+        finally:
+            self._over.release()
+
+    def is_alive(self) -> bool:
+        return self._over.locked()
+
+    def join(self, timeout: float = -1) -> None:
+        if self._over.acquire(timeout=timeout):
+            self._over.release()
 
 
 def acquire_notifier() -> Notifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import secrets
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -68,8 +69,14 @@ class Queues:
     """The queues of a device, and its free records."""
 
     def __init__(self, device: Device) -> None:
-        self._device = device
+        self._owner = weakref.ref(device)  # no cycle: a device's blocks go with its last user, not with the collector's next round
         self._tables = device.tables
+
+    @property
+    def _device(self) -> Device:
+        device = self._owner()
+        assert device is not None, "who uses the queues holds the device"
+        return device
 
     # ---- completion queues -----------------------------------------------------------------------------------------
 
@@ -85,7 +92,8 @@ class Queues:
 
     def destroy_cq(self, queue: Queue, wait: bool = True, after: Callable[[], None] | None = None) -> None:
         """Retire a completion queue, once no queue pair uses it, and call *after*."""
-        process.depart(lambda patient: self._leave_cq(queue, after), wait)
+        device = self._device
+        process.depart(lambda patient: device.queues._leave_cq(queue, after), wait)
 
     def _leave_cq(self, queue: Queue, after: Callable[[], None] | None) -> bool:
         device = self._device
@@ -154,7 +162,8 @@ class Queues:
 
     def destroy_qp(self, pair: QueuePair, wait: bool = True) -> None:
         """Retire a queue pair: on return nothing of it is sent, received or completed any more, and its completions are gone."""
-        process.depart(lambda patient: self._leave_qp(pair, patient), wait)
+        device = self._device
+        process.depart(lambda patient: device.queues._leave_qp(pair, patient), wait)
 
     def _leave_qp(self, pair: QueuePair, wait: bool) -> bool:
         device = self._device

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import secrets
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +85,16 @@ class Regions:
     """The regions of a device, and its free records."""
 
     def __init__(self, device: Device) -> None:
-        self._device = device
+        self._owner = weakref.ref(device)  # no cycle: as in `queues`
         self._slots = list(range(REGIONS - 1, -1, -1))
         self._records = device.tables.free_mrs
         self.open: dict[int, Region] = {}
+
+    @property
+    def _device(self) -> Device:
+        device = self._owner()
+        assert device is not None, "who uses the regions holds the device"
+        return device
 
     def register(self, mapping: Mapping, *, pd: int, access: int, pinned: bool = False, key: int = 0) -> Region:
         """Register a mapping, which then is the region's to close (at once, if this fails). O(1) in its size, unless *pinned*.
