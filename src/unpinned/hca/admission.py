@@ -81,6 +81,8 @@ def admit_request(h, p, b, q, o, n, now):
         if result == PARKED:
             if keep(h, b, o, n, q + L.QP_PEND_HEAD, h[L.H_POOL_LIMIT]):
                 h[q + L.QP_PEND_NEXT] = h[q + L.QP_EPSN] + 1
+                if O.OPCODE[b[o]] & (O.READ | O.ATOMIC):  # `drain` takes it off again
+                    h[q + L.QP_READ_LIVE] += 1
             else:
                 set_deadline(h, q, L.QP_PARK_UNTIL, now)  # no place even for this one: an RNR NAK at once
             return TAKEN

@@ -304,7 +304,8 @@ def timers(h, p, now):
 @kernel
 def expired(h, p, q, now):
     """The retransmission timer: a real timeout, unless we ourselves keep the peer or its answers waiting for a page."""
-    if h[q + L.QP_LAND_COUNT] > 0 or h[q + L.QP_LAND_FAULT] > 0 or h[q + L.QP_SEND_FAULT] > 0:
+    waits = h[q + L.QP_LAND_COUNT] > 0 or h[q + L.QP_LAND_FAULT] > 0 or h[q + L.QP_SEND_FAULT] > 0
+    if waits or h[q + L.QP_STARVED]:  # for its page, or for a free slot to ask for it
         return set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
     h[q + L.QP_DEADLINE] = 0
     h[L.C_TIMEOUTS] += 1

@@ -158,6 +158,18 @@ def test_the_number_of_reads_that_wait_is_kept_right() -> None:
     assert peer.end.h[peer.q + L.QP_READ_LIVE] == 0 and peer.end.h[peer.q + L.QP_STATE] == L.QPS_RTS
 
 
+def test_an_atomic_that_parks_counts_as_one_that_waits() -> None:
+    """Else the number goes below zero, and more READs and atomics may wait than were agreed (found by the swarm)."""
+    end = End(2)
+    end.fault_after = 3 * MS
+    missing = end.buffer(PAGE, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS, max_dest_rd_atomic=2)
+    assert peer.give(peer.packet(O.RC_FETCH_ADD, 100, atomiceth=(missing.va, missing.key, 1, 0))) == []
+    assert end.h[peer.q + L.QP_READ_LIVE] == 1
+    assert [a["psn"] for a in peer.wait(3 * MS)] == [100]
+    assert end.h[peer.q + L.QP_READ_LIVE] == 0
+
+
 # ---- a peer that goes back while the responder is busy ---------------------------------------------------------------
 
 

@@ -123,6 +123,25 @@ def test_a_timeout_of_zero_is_never() -> None:
     assert peer.end.statuses(peer.q) == [(1, 0)]
 
 
+def test_waiting_for_a_free_fault_slot_is_no_timeout() -> None:
+    """The first packet is out, the next one's page is missing, and others hold all fault slots (I9; found by the swarm)."""
+    end = End(1, fault_slots=1)
+    end.fault_after = 50 * MS
+    hoarder, peer = peer_of(end, timeout=10), peer_of(end, timeout=10)
+    there, missing = end.buffer(1024), end.buffer(1 << 16, pinned=False)
+    hoarder.post(opcode=L.WR_RDMA_WRITE, sges=[missing.sge(0, 64)])
+    sent = peer.post(opcode=L.WR_RDMA_WRITE, sges=[there.sge(), missing.sge(1 << 15, 64)])
+    assert [p["psn"] for p in sent] == [500] and end.h[peer.q + L.QP_STARVED] == 1
+    for _ in range(8):
+        assert peer.wait(5 * MS) == []
+    assert end.counter("timeouts") == 0
+    assert [p["psn"] for p in peer.wait(15 * MS)] == [500], "the other one's fault is over"
+    hoarder.now = peer.now
+    hoarder.give(hoarder.ack(500))
+    assert [p["psn"] for p in peer.wait(50 * MS)] == [501]
+    assert end.counter("timeouts") == 0
+
+
 def test_progress_starts_the_timer_and_the_retries_anew() -> None:
     end = End(1)
     peer = peer_of(end, timeout=10, retry_cnt=1)
