@@ -2,9 +2,11 @@
 
 * `layout`      every word of the block `w`: a whole world, with the paging blocks of its devices in it.
 * `machine`     frames, slots, page-table entries: what the kernel's mm does in one step.
-* `operations`  munmap, reclaim, fork, copy-on-write ...: steps in the real kernel's order, raising notifications.
+* `operations`  munmap, reclaim, fork, copy-on-write ...: steps in the real kernel's order, raising notifications;
+  `locks` how they begin, `changes` what they do to page-table entries.
 * `adapter`     how the machine calls the live paging steps: start, wait, finish, flush, obligations.
-* `device`      the HCA's side: translation cache, wire requests, driver; `worker`: its faults' worker.
+* `device`      the HCA's side: translation cache, wire requests, driver; `copies` what a copy touches, and whether it may;
+  `worker` who brings pages in for its faults.
 * `properties`  the invariants as they apply here; `canonical`, `symmetry`: equal situations are equal words.
 * `interleavings` all of them, in compiled code; `fairness` the livelocks in them; `search` what Python calls.
 * `world`       small worlds as data; `narration` a step in words.

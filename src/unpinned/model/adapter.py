@@ -39,6 +39,12 @@ def thread_at(w: Block, t: int) -> int:
 
 
 @kernel
+def line_at(w: Block, t: int) -> int:
+    """The thread's line of its script."""
+    return w[M.W_SCRIPT] + (t * w[M.W_LINES] + w[thread_at(w, t) + M.T_LINE]) * M.LINE_WORDS
+
+
+@kernel
 def device_at(w: Block, d: int) -> int:
     """First word of the device's record."""
     return w[M.W_DEVICE] + d * w[M.W_DEVICE_WORDS]

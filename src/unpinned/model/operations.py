@@ -36,52 +36,26 @@ from the beginning); the others go on, as Linux does. The child's address space 
 from __future__ import annotations
 
 from unpinned.compiled import kernel
-from unpinned.compiled.views import words_at
 from unpinned.model import layout as M
-from unpinned.model.adapter import (
-    address_owed,
-    all_ready,
-    block_at,
-    finish_one,
-    forget_tokens,
-    hold,
-    obligations_done,
-    start_one,
-    thread_at,
+from unpinned.model.adapter import all_ready, finish_one, forget_tokens, line_at, obligations_done, start_one, thread_at
+from unpinned.model.changes import (
+    GIVE_UP,
+    STAY,
+    collapse_page,
+    merge_entry,
+    migration_entry,
+    move_pages,
+    new_mapping,
+    remap_copy,
+    replace_entry,
+    share_with_child,
+    swap_entry,
+    zap,
 )
 from unpinned.model.layout import Block
-from unpinned.model.machine import (
-    BLOCKED,
-    COPY,
-    SEGFAULT,
-    access,
-    drop_cache,
-    drop_swap,
-    fault_page,
-    frame_at,
-    map_frame,
-    pte_at,
-    reach,
-    settle_frame,
-    slot_at,
-    take_frame,
-    take_slot,
-    truth_at,
-    unmap_frame,
-    vma_at,
-    write_back,
-)
+from unpinned.model.locks import lock_phase, unlock_all
+from unpinned.model.machine import drop_cache, frame_at, pte_at, reach, vma_at, write_back
 from unpinned.paging import layout as P
-from unpinned.paging.table import change_range, entry
-
-STAY = 2  #: the phase goes on
-GIVE_UP = 3  #: nothing to do, or no longer: the operation ends
-
-
-@kernel
-def line_at(w: Block, t: int) -> int:
-    """The thread's line of its script."""
-    return w[M.W_SCRIPT] + (t * w[M.W_LINES] + w[thread_at(w, t) + M.T_LINE]) * M.LINE_WORDS
 
 
 @kernel
@@ -162,317 +136,6 @@ def next_phase(mode: int, phase: int) -> int:
     return M.PHASE_START if mode == M.MODE_LATE else M.PHASE_OVER
 
 
-# --- locks -------------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def lock_mm(w: Block, t: int, how: int) -> int:
-    """Take mmap_lock (LOCK_READ or LOCK_WRITE); 1, or 0: somebody has it."""
-    x = w[M.W_STATE] + M.X_LOCK
-    if w[x] < 0 or (how == M.LOCK_WRITE and w[x] > 0):
-        return 0
-    w[x] = -1 - t if how == M.LOCK_WRITE else w[x] + 1
-    w[thread_at(w, t) + M.T_LOCKS] |= how
-    return 1
-
-
-@kernel
-def unlock_all(w: Block, t: int) -> int:
-    """Let go of mmap_lock, the page lock, and the frames in hand."""
-    a = thread_at(w, t)
-    locks = w[a + M.T_LOCKS]
-    x = w[M.W_STATE] + M.X_LOCK
-    if locks & M.LOCK_WRITE:
-        w[x] = 0
-    if locks & M.LOCK_READ:
-        w[x] -= 1
-    w[a + M.T_LOCKS] = 0
-    w[a + M.T_FRAME] = 0
-    w[a + M.T_NEW] = 0
-    for frame in range(1, w[M.W_FRAMES] + 1):
-        f = frame_at(w, frame)
-        if w[f + M.F_HAND] == t + 1:
-            w[f + M.F_HAND] = 0
-            w[f + M.F_FLAGS] &= ~M.FRAME_LOCKED
-            settle_frame(w, frame)
-    return 0
-
-
-@kernel
-def isolate(w: Block, t: int, page: int) -> int:
-    """Lock the page's frame and take it in hand: a private page that nobody else has; -> the frame, or 0."""
-    e = w[pte_at(w, 0, page)]
-    if e & M.PTE_PRESENT == 0:
-        return 0
-    f = frame_at(w, e >> M.PTE_SHIFT)
-    if w[f + M.F_FLAGS] & (M.FRAME_LOCKED | M.FRAME_MERGED) or w[f + M.F_HAND] or w[f + M.F_MAPS] > 1:
-        return 0
-    w[f + M.F_FLAGS] |= M.FRAME_LOCKED
-    w[f + M.F_HAND] = t + 1
-    return e >> M.PTE_SHIFT
-
-
-@kernel
-def accessed(w: Block, page: int) -> int:
-    """Test and clear the accessed marks of the CPU and of every device."""
-    e = pte_at(w, 0, page)
-    young = w[e] & M.PTE_ACCESSED
-    w[e] &= ~M.PTE_ACCESSED
-    for d in range(w[M.W_DEVICES]):
-        p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
-        young |= entry(p, page << p[P.PAGE_SHIFT]) & P.ACCESSED
-        change_range(p, page << p[P.PAGE_SHIFT], (page + 1) << p[P.PAGE_SHIFT], ~P.ACCESSED, 0)
-    return 1 if young else 0
-
-
-# --- the phases: 0 not now, 1 done, STAY, GIVE_UP --------------------------------------------------------------------------
-
-
-@kernel
-def begin_copy(w: Block, t: int, process: int, page: int) -> int:
-    """do_wp_page, first part: a new frame with the old one's content; 1, or 0: none free, or mmap_lock is taken."""
-    a = thread_at(w, t)
-    if process == 0 and w[w[M.W_STATE] + M.X_LOCK] < 0:
-        return 0
-    new = take_frame(w, t + 1)
-    if new == 0:
-        return 0
-    if process == 0:
-        lock_mm(w, t, M.LOCK_READ)
-    old = w[pte_at(w, process, page)] >> M.PTE_SHIFT
-    w[frame_at(w, new) + M.F_CONTENT] = w[frame_at(w, old) + M.F_CONTENT]
-    w[a + M.T_FRAME] = old
-    w[a + M.T_NEW] = new
-    w[a + M.T_PAGE] = page
-    return 1
-
-
-@kernel
-def cpu_phase(w: Block, t: int, op: int) -> int:
-    """READ and WRITE: the page in hand, faulted in if need be; 1: it must be copied first; GIVE_UP: the last page is done."""
-    a = thread_at(w, t)
-    o = line_at(w, t)
-    process = w[o + M.O_PROCESS]
-    page = max(w[a + M.T_PAGE], w[o + M.O_START])
-    write = 1 if op == M.OP_WRITE else 0
-    e = w[pte_at(w, process, page)]
-    if e & M.PTE_PRESENT == 0 or (write and e & M.PTE_WRITE == 0):  # a fault, which needs the lock
-        if process == 0 and (w[w[M.W_STATE] + M.X_LOCK] < 0 or address_owed(w, page, page + 1)):
-            return 0
-    there = fault_page(w, process, page, write)
-    if there == BLOCKED:
-        return 0
-    if there == COPY:
-        if begin_copy(w, t, process, page):
-            return 1
-        return STAY if w[pte_at(w, process, page)] != e else 0  # it was brought in, at least
-    if there == SEGFAULT:
-        reach(w, M.REACHED_SEGFAULT)
-        return GIVE_UP
-    access(w, process, page, write, w[o + M.O_ARG])
-    w[a + M.T_PAGE] = page + 1
-    return STAY if page + 1 < w[o + M.O_END] else GIVE_UP
-
-
-@kernel
-def lock_phase(w: Block, t: int, op: int) -> int:
-    """Take what the operation needs before it announces anything."""
-    a = thread_at(w, t)
-    o = line_at(w, t)
-    start = w[o + M.O_START]
-    end = w[o + M.O_END]
-    if op == M.OP_READ or op == M.OP_WRITE:
-        return cpu_phase(w, t, op)
-    if w[o + M.O_PROCESS] or op == M.OP_EXIT:
-        return lock_mm(w, t, M.LOCK_WRITE) if w[o + M.O_PROCESS] == 0 else 1
-    if op == M.OP_RECLAIM or op == M.OP_MIGRATE:
-        e = w[pte_at(w, 0, start)]
-        if op == M.OP_RECLAIM and w[o + M.O_ARG] and e & M.PTE_PRESENT and accessed(w, start):
-            reach(w, M.REACHED_SPARED)
-            return GIVE_UP
-        frame = isolate(w, t, start)
-        if frame == 0:
-            return GIVE_UP
-        w[a + M.T_FRAME] = frame
-        if op == M.OP_MIGRATE:
-            w[a + M.T_NEW] = take_frame(w, t + 1)
-            return 1 if w[a + M.T_NEW] else GIVE_UP
-        return 1 if w[frame_at(w, frame) + M.F_SLOT] or take_slot(w) else GIVE_UP
-    if op == M.OP_MAP:
-        if w[w[M.W_STATE] + M.X_LOCK] or address_owed(w, start, end):
-            return 0
-        for page in range(start, end):
-            if w[vma_at(w, 0, page) + M.V_FLAGS]:
-                return GIVE_UP  # EEXIST
-        new_mapping(w, start, end, w[o + M.O_ARG])
-        return GIVE_UP
-    if op == M.OP_REMAP and address_owed(w, w[o + M.O_ARG], w[o + M.O_ARG] + end - start):
-        return 0
-    if op == M.OP_FORK and (w[M.W_PROCESSES] < 2 or w[w[M.W_STATE] + M.X_ALIVE] & 2):
-        return GIVE_UP
-    reads = op == M.OP_DISCARD or op == M.OP_OOM or op == M.OP_MERGE or op == M.OP_SPLIT
-    if not lock_mm(w, t, M.LOCK_READ if reads else M.LOCK_WRITE):
-        return 0
-    if op == M.OP_MERGE:
-        w[a + M.T_NEW] = isolate(w, t, w[o + M.O_ARG])  # the frame that stays
-        w[a + M.T_FRAME] = isolate(w, t, start)
-        return 1 if w[a + M.T_NEW] and w[a + M.T_FRAME] else GIVE_UP
-    if op == M.OP_COLLAPSE:
-        for page in range(start, end):
-            if isolate(w, t, page) == 0:
-                return GIVE_UP
-    return 1
-
-
-@kernel
-def new_mapping(w: Block, start: int, end: int, flags: int) -> int:
-    """A mapping with an id of its own, anonymous (flags: VMA_ bits)."""
-    x = w[M.W_STATE]
-    w[x + M.X_NEXT_ID] += 1
-    for page in range(start, end):
-        vma = vma_at(w, 0, page)
-        w[vma + M.V_FLAGS] = flags | w[x + M.X_NEXT_ID] << M.VMA_SHIFT
-        w[vma + M.V_SLOT] = 0
-        w[truth_at(w, 0, page)] = 0
-    return 0
-
-
-@kernel
-def zap(w: Block, t: int, process: int, start: int, end: int, unmap: int) -> int:
-    """Clear the entries of a range and gather its frames; unmap 1: the mapping goes too."""
-    for page in range(start, end):
-        vma = vma_at(w, process, page)
-        frame = unmap_frame(w, process, page)
-        if frame:
-            f = frame_at(w, frame)
-            if w[f + M.F_HAND] == 0:
-                w[f + M.F_HAND] = t + 1
-            if process == 0:
-                hold(w, t, frame)
-        else:
-            drop_swap(w, process, page)
-        if w[vma + M.V_SLOT] == 0 or unmap:
-            w[truth_at(w, process, page)] = 0
-        if unmap:
-            w[vma + M.V_FLAGS] = 0
-            w[vma + M.V_SLOT] = 0
-    return 1
-
-
-@kernel
-def move_pages(w: Block, t: int, start: int, end: int, target: int) -> int:
-    """mremap: entries, mapping and contents go from ``[start, end)`` to `target`."""
-    for i in range(end - start):
-        old = pte_at(w, 0, start + i)
-        e = w[old]
-        if e & M.PTE_PRESENT:
-            hold(w, t, e >> M.PTE_SHIFT)
-        w[pte_at(w, 0, target + i)] = e
-        w[old] = 0
-        for k in range(M.VMA_WORDS):
-            w[vma_at(w, 0, target + i) + k] = w[vma_at(w, 0, start + i) + k]
-            w[vma_at(w, 0, start + i) + k] = 0
-        w[truth_at(w, 0, target + i)] = w[truth_at(w, 0, start + i)]
-        w[truth_at(w, 0, start + i)] = 0
-    return 1
-
-
-@kernel
-def share_with_child(w: Block) -> int:
-    """fork: private pages become read-only in both and are shared; the child sees what the parent sees."""
-    w[w[M.W_STATE] + M.X_ALIVE] |= 2
-    for page in range(w[M.W_PAGES]):
-        at = pte_at(w, 0, page)
-        vma = vma_at(w, 0, page)
-        if w[vma + M.V_FLAGS] & M.VMA_FILE == 0:
-            w[at] &= ~M.PTE_WRITE
-        e = w[at]
-        w[pte_at(w, 1, page)] = e
-        if e & M.PTE_PRESENT:
-            w[frame_at(w, e >> M.PTE_SHIFT) + M.F_MAPS] += 1
-        elif e & M.PTE_SWAP:
-            w[slot_at(w, e >> M.PTE_SHIFT) + M.S_REFS] += 1
-        for k in range(M.VMA_WORDS):
-            w[vma_at(w, 1, page) + k] = w[vma + k]
-        w[truth_at(w, 1, page)] = w[truth_at(w, 0, page)]
-    return 1
-
-
-@kernel
-def swap_entry(w: Block, t: int, page: int) -> int:
-    """Reclaim: the entry becomes a swap entry (a file's page: none); GIVE_UP when the page has changed or no slot is left."""
-    frame = w[thread_at(w, t) + M.T_FRAME]
-    at = pte_at(w, 0, page)
-    if w[at] & M.PTE_PRESENT == 0 or w[at] >> M.PTE_SHIFT != frame:
-        return GIVE_UP
-    f = frame_at(w, frame)
-    slot = w[f + M.F_SLOT]
-    if slot == 0:
-        slot = take_slot(w)
-        if slot == 0:
-            return GIVE_UP
-        w[f + M.F_SLOT] = slot
-        w[slot_at(w, slot) + M.S_FRAME] = frame
-        w[f + M.F_FLAGS] |= M.FRAME_DIRTY
-    unmap_frame(w, 0, page)
-    hold(w, t, frame)
-    if w[vma_at(w, 0, page) + M.V_SLOT] == 0:
-        w[at] = slot << M.PTE_SHIFT | M.PTE_SWAP
-        w[slot_at(w, slot) + M.S_REFS] += 1
-    reach(w, M.REACHED_SWAP_OUT)
-    return 1
-
-
-@kernel
-def migration_entry(w: Block, t: int, page: int) -> int:
-    """The entry says "wait": its frame is about to be copied. Keeps the rights for the new entry."""
-    at = pte_at(w, 0, page)
-    e = w[at]
-    if e & M.PTE_PRESENT and w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] == t + 1:  # still the page that was isolated
-        unmap_frame(w, 0, page)
-        w[at] = (e & ~M.PTE_PRESENT) | M.PTE_MIGRATION
-        hold(w, t, e >> M.PTE_SHIFT)
-    return 1
-
-
-@kernel
-def merge_entry(w: Block, t: int, page: int, other: int) -> int:
-    """Same-page merging, last round: the page's entry points to the other's frame, if nothing has changed."""
-    a = thread_at(w, t)
-    keep = w[a + M.T_NEW]
-    mine = w[pte_at(w, 0, page)]
-    theirs = w[pte_at(w, 0, other)]
-    if mine & M.PTE_PRESENT == 0 or mine & M.PTE_WRITE or mine >> M.PTE_SHIFT != w[a + M.T_FRAME]:
-        return GIVE_UP
-    if theirs & M.PTE_PRESENT == 0 or theirs & M.PTE_WRITE or theirs >> M.PTE_SHIFT != keep:
-        return GIVE_UP
-    old = unmap_frame(w, 0, page)
-    hold(w, t, old)
-    drop_cache(w, old)
-    map_frame(w, 0, page, keep, M.PTE_DIRTY)
-    w[frame_at(w, keep) + M.F_FLAGS] |= M.FRAME_MERGED
-    return 1
-
-
-@kernel
-def replace_entry(w: Block, t: int, process: int) -> int:
-    """Copy on write: the entry points to the copy, if it is still the one that was copied."""
-    a = thread_at(w, t)
-    page = w[a + M.T_PAGE]
-    e = w[pte_at(w, process, page)]
-    old = w[a + M.T_FRAME]
-    if e & M.PTE_PRESENT == 0 or e & M.PTE_WRITE or e >> M.PTE_SHIFT != old:
-        return 1
-    unmap_frame(w, process, page)
-    if w[frame_at(w, old) + M.F_HAND] == 0:
-        w[frame_at(w, old) + M.F_HAND] = t + 1
-    if process == 0:
-        hold(w, t, old)
-    map_frame(w, process, page, w[a + M.T_NEW], M.PTE_WRITE | M.PTE_DIRTY | M.PTE_SOFT_DIRTY)
-    reach(w, M.REACHED_COW)
-    return 1
-
-
 @kernel
 def change_phase(w: Block, t: int, op: int) -> int:
     """The page table changes."""
@@ -526,42 +189,6 @@ def change_phase(w: Block, t: int, op: int) -> int:
 
 
 @kernel
-def remap_copy(w: Block, t: int, page: int, new: int) -> int:
-    """Migration, last part: the copy takes the place of the migration entry, and of the old frame in its cache."""
-    at = pte_at(w, 0, page)
-    e = w[at]
-    if e & M.PTE_MIGRATION == 0 or w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] != t + 1:
-        return 0
-    old = frame_at(w, e >> M.PTE_SHIFT)
-    f = frame_at(w, new)
-    slot = w[old + M.F_SLOT]
-    w[f + M.F_FLAGS] |= w[old + M.F_FLAGS] & M.FRAME_DIRTY
-    w[f + M.F_SLOT] = slot
-    w[old + M.F_SLOT] = 0
-    if slot:
-        w[slot_at(w, slot) + M.S_FRAME] = new
-    w[at] = 0
-    return map_frame(w, 0, page, new, e & (M.PTE_WRITE | M.PTE_DIRTY | M.PTE_ACCESSED | M.PTE_SOFT_DIRTY))
-
-
-@kernel
-def collapse_page(w: Block, t: int) -> int:
-    """Collapse: the next page of the range is copied and mapped; 0: no frame is free."""
-    a = thread_at(w, t)
-    o = line_at(w, t)
-    page = w[o + M.O_START] + w[a + M.T_SUB]
-    if w[pte_at(w, 0, page)] & M.PTE_MIGRATION:
-        new = take_frame(w, t + 1)
-        if new == 0:
-            return 0
-        old = w[pte_at(w, 0, page)] >> M.PTE_SHIFT
-        w[frame_at(w, new) + M.F_CONTENT] = w[frame_at(w, old) + M.F_CONTENT]
-        remap_copy(w, t, page, new)
-    w[a + M.T_SUB] += 1
-    return 1 if page + 1 == w[o + M.O_END] else STAY
-
-
-@kernel
 def after_phase(w: Block, t: int, op: int) -> int:
     """What comes after the notification: write-back, copies, frames freed, locks."""
     a = thread_at(w, t)
@@ -599,9 +226,6 @@ def after_phase(w: Block, t: int, op: int) -> int:
             return 1
     unlock_all(w, t)
     return 1
-
-
-# --- threads -------------------------------------------------------------------------------------------------------------
 
 
 @kernel

@@ -12,8 +12,9 @@ from unpinned.model import layout as M
 from unpinned.model.adapter import address_owed, block_at, device_at, thread_at
 from unpinned.model.device import EFAULT, note_status, tag_entries
 from unpinned.model.layout import Block
+from unpinned.model.locks import begin_copy
 from unpinned.model.machine import BLOCKED, COPY, PROPERTY_I8, SEGFAULT, broken, cached_frame, fault_page, pte_at, reach
-from unpinned.model.operations import begin_copy, enter, mode_of, next_phase, operation_step
+from unpinned.model.operations import enter, mode_of, next_phase, operation_step
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
 
