@@ -19,8 +19,10 @@ from unpinned.host.copies import execute
 from unpinned.host.datagrams import receive_many, send
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
 from unpinned.host.pagemap import scan
+from unpinned.host.recorder import fault_flags, note, note_copies
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_scanned, fault_take
+from unpinned.recording import layout as R
 from unpinned.wire import headers as W
 from unpinned.wire.bytes import be24
 from unpinned.wire.icrc import put_icrc, template4, template6, verify
@@ -162,7 +164,11 @@ def scan_faults(e, h, p, m):
         upto = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
         lock_for_step(e)
         token = p[slot + P.FAULT_TOKEN]  # before the step: it may free the slot
-        fault_scanned(p, slot, upto, monotonic_ns())
+        now = monotonic_ns()
+        if e[E.E_RECORD]:
+            flags = fault_flags(p, slot, now)
+            note(e, R.FAULT, now, p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_DEMAND], p[slot + P.FAULT_END], upto, flags)
+        fault_scanned(p, slot, upto, now)
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)
     e[E.E_SCANS] = 0
@@ -233,6 +239,8 @@ def burst(e, h, p, b, u, c, m, solver):
     unlock(e, E.E_LOCK)
     if copies:
         execute(p, b, c)
+        if e[E.E_RECORD]:
+            note_copies(e, h, p, now)
         executed(e)
     if h[L.H_TX_COUNT]:
         send_packets(e, h, p, b, u)

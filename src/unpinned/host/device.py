@@ -15,6 +15,7 @@ import functools
 import itertools
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from unpinned.host.copies import copy_scratch
 from unpinned.host.engine import enter
 from unpinned.host.pagemap import close_scratch, scan_scratch
 from unpinned.host.queues import Queues
+from unpinned.host.recorder import Recorder
 from unpinned.host.regions import REGIONS, Regions, named
 from unpinned.host.udp import ROCE_PORT, address_words, open_endpoint, parse_address, udp_scratch
 from unpinned.host.workers import work
@@ -57,6 +59,8 @@ class Device:
         self.closed = False
         self._ended = False
         self.pds = itertools.count(1)
+        self.recorder: Recorder | None = None
+        self._rings: list[Recorder | None] = []
         self.descriptors: set[int] = set()
         """Event descriptors of completion channels, for a forked child to close."""
         self._threads: list[process.KernelThread] = []
@@ -118,6 +122,17 @@ class Device:
         made["foreign_bytes_at_risk"] = int(self._scratch[1][H.COPY_AT_RISK])
         return made | {"halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
 
+    def record(self, path: str | Path) -> Recorder:
+        """Record what the device does to a file, until its end or ``stop``. OSError when the file cannot be written, EBUSY when
+        it is being recorded already.
+        """
+        self.check()
+        if self.recorder is not None and self.recorder.active:
+            raise OSError(errno.EBUSY, f"the device on {self.address} is being recorded to {self.recorder.path}")
+        self._rings.append(self.recorder)  # a hook may still look at the last one's ring
+        self.recorder = Recorder(self, path)
+        return self.recorder
+
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
@@ -127,6 +142,8 @@ class Device:
     def _shutdown(self, wait: bool) -> bool:
         if self._ended:
             return True
+        if self.recorder is not None:
+            self.recorder.stop()
         if not self.closed:
             control.revoke_regions(self.e, 0)
             self.closed = True

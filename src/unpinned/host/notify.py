@@ -34,11 +34,13 @@ from unpinned.hca import layout as L
 from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.lock import halt, lock, resume, unlock
+from unpinned.host.recorder import note
 from unpinned.host.userfaultfd import read_events
 from unpinned.host.wake import kick
 from unpinned.paging import layout as P
 from unpinned.paging.notifier import invalidate_finish, invalidate_start
 from unpinned.paging.regions import revoke
+from unpinned.recording import layout as R
 
 POLLIN = 1 << 32
 UFFDIO_UNREGISTER = 0x8010AA01
@@ -78,7 +80,11 @@ def apply(e, h, p, kind, start, end, now):
         if cause != P.CAUSE_DISCARD and h[mr + L.MR_IMPLICIT] == 0:
             revoke(p, h[mr + L.MR_REGION], low + delta, high + delta)
             h[mr + L.MR_HOLES] = 1
+            if e[E.E_RECORD]:
+                note(e, R.REVOKE, now, low + delta, high + delta, 0, h[mr + L.MR_REGION], 0)
         invalidate(p, low + delta, high + delta, cause, now)
+        if e[E.E_RECORD]:
+            note(e, R.INVALIDATE, now, low + delta, high + delta, cause, h[mr + L.MR_REGION], 0)
     return 0
 
 

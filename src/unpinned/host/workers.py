@@ -15,9 +15,11 @@ from unpinned.hca.device import wake_fault
 from unpinned.host import engine_words as E
 from unpinned.host.lock import lock, unlock
 from unpinned.host.pagemap import announce, populate
+from unpinned.host.recorder import note
 from unpinned.host.wake import kick
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
+from unpinned.recording import layout as R
 
 IDLE_NS = 1_000_000_000
 
@@ -69,8 +71,11 @@ def serve(e, h, p, slot):
         if announced < end:
             announce(start, needed)
             announced = needed
+        began = monotonic_ns()
         error = populate(start, end, write)
         lock(e, E.E_LOCK)
+        if e[E.E_RECORD]:
+            note(e, R.CHUNK, monotonic_ns(), start, end, error, began, write)
         token = p[slot + P.FAULT_TOKEN]
         status = fault_commit(p, slot, error, monotonic_ns())
         wake_fault(h, token, slot)

@@ -1,0 +1,82 @@
+"""Run a recording through the model, and compare what it predicts.
+
+A recording comes from `unpinned demo --record FILE` or `unpinned serve
+--record FILE`: what was touched and when, and what the owner did. Faults,
+invalidations and flushes are predicted with the live step functions and
+compared with what the device counted. --policy asks what another policy would
+have done on a device with a translation cache of its own.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+EXAMPLES = """
+unpinned replay demo.rec
+unpinned replay demo.rec --policy batching
+unpinned replay demo.rec --chrome demo.json    # open in ui.perfetto.dev
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the recording")
+    parser.add_argument(
+        "--policy", "-p", action="append", metavar="P", help="zap-now, by-cause, batching, blind or a file; may be repeated"
+    )
+    parser.add_argument("--chrome", metavar="OUT", help="write the timeline for Perfetto and chrome://tracing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from unpinned.cli import CommandError
+    from unpinned.cli._output import note, print_json
+    from unpinned.recording import chrome, file
+    from unpinned.study.replay import replay
+    from unpinned.study.sweep import policy_named
+
+    try:
+        policies = [policy_named(word) for word in arguments.policy or ()]
+        if any(policy.pinned for policy in policies):
+            raise CommandError("pinned memory has no faults and no invalidations: there is nothing to replay")
+        recording = file.read(arguments.file)
+        if arguments.chrome:
+            count = chrome.write(recording, arguments.chrome)
+            note(f"wrote {count} events to {arguments.chrome}: open it in https://ui.perfetto.dev")
+        live = replay(recording)
+        others = [replay(recording, policy) for policy in policies]
+    except file.RecordingError as error:
+        raise CommandError(f"{arguments.file}: {error}") from None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    if arguments.json:
+        print_json({"file": arguments.file, "live": live.as_dict(), "policies": [each.as_dict() for each in others]})
+    else:
+        sys.stdout.write(_render(live, others))
+    return 0
+
+
+def _render(live: Any, others: list[Any]) -> str:
+    lines = [
+        f"{live.records:,} records, {live.seconds:.1f} s: {live.accesses:,} runs of copies, {live.bytes / 1e9:.2f} GB",
+    ]
+    if live.lost:
+        lines.append(f"{live.lost:,} records were lost for want of room: predictions are too low")
+    lines += ["", f"{'':<22}{'recorded':>12}{'predicted':>12}{'difference':>12}"]
+    for figure in live.figures:
+        share = figure.difference
+        difference = "-" if share == 0 else f"{100 * share:+.1f} %" if abs(share) < 100 else "new"
+        lines.append(f"{figure.name:<22}{figure.recorded:>12,}{figure.predicted:>12,}{difference:>12}")
+    lines.append("")
+    lines.append("every figure is within 5 %" if live.within else "not every figure is within 5 %")
+    if live.unserved:
+        lines.append(f"{live.unserved:,} accesses found no region or page in the model")
+    for where in live.worst:
+        lines.append(
+            f"  most off from {where['from_s']:.2f} to {where['to_s']:.2f} s: {where['recorded']:,} faults recorded, "
+            f"{where['predicted']:,} predicted"
+        )
+    if others:
+        lines += ["", "on a device with a translation cache of its own:", f"{'':<14}{'faults':>12}{'flushes':>12}{'refused':>12}"]
+        for each in others:
+            found = {figure.name: figure.predicted for figure in each.figures}
+            lines.append(f"{each.policy:<14}{found['faults']:>12,}{found['flushes']:>12,}{each.refused:>12,}")
+    return "\n".join(lines) + "\n"

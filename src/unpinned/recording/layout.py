@@ -1,0 +1,65 @@
+"""Words of a record, and of the ring that carries records from the device's threads to the file.
+
+Times are ns of the monotonic clock, addresses table addresses (where the device's page table is keyed) in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.int64]
+
+# --- a record ----------------------------------------------------------------------------------------------------------
+STAMP: Final = 0  #: in the ring: its number + 1, written last; in a file: 0
+KIND: Final = 1
+TIME: Final = 2
+A: Final = 3
+B: Final = 4
+C: Final = 5
+D: Final = 6
+E: Final = 7
+WORDS: Final = 8
+
+#: a run of bytes that one queue pair's copies touched in one burst: A first address, B length, C what is left of the message
+#: behind it, D direction (paging's OP_*), E queue pair
+ACCESS: Final = 1
+#: the driver looked at a fault's pages: A start, B end of what was asked for, C end (with read-ahead), D up to where they were
+#: there, E region | FAULT_* bits
+FAULT: Final = 2
+#: a worker brought pages in: A start, B end, C errno, D when it began, E write
+CHUNK: Final = 3
+#: A start, B end, C cause, D region or -1
+INVALIDATE: Final = 4
+#: for good: A start, B end, D region
+REVOKE: Final = 5
+#: A start, B end, C flags, D region
+OPEN: Final = 6
+#: D region
+CLOSE: Final = 7
+KINDS: Final = ("", "access", "fault", "chunk", "invalidate", "revoke", "open", "close")
+
+FAULT_REGION: Final = (1 << 32) - 1
+FAULT_WRITE: Final = 1 << 32
+FAULT_PREFETCH: Final = 1 << 33
+FAULT_RESIDENT: Final = 1 << 34
+FAULT_AGE_SHIFT: Final = 35  #: from its beginning until then, us
+FAULT_AGE_MAX: Final = (1 << 27) - 1
+
+# --- the ring ------------------------------------------------------------------------------------------------------------
+RING_CAPACITY: Final = 0  #: records, a power of two
+RING_HEAD: Final = 1  #: number of the next record to be taken by a writer
+RING_TAIL: Final = 2  #: number of the next record to be read
+RING_LOST: Final = 3  #: records that found no room
+RING_RECORDS: Final = 8  #: first record
+
+
+def create(capacity: int) -> Words:
+    """An empty ring of `capacity` records (a power of two). ValueError otherwise."""
+    if capacity < 2 or capacity & (capacity - 1):
+        raise ValueError(f"capacity={capacity}: must be a power of two, at least 2")
+    r = np.zeros(RING_RECORDS + capacity * WORDS, np.int64)
+    r[RING_CAPACITY] = capacity
+    return r

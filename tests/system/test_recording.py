@@ -1,0 +1,88 @@
+"""The live recorder: what the device did is in the file, and the model predicts it."""
+
+import errno
+import mmap
+import time
+
+import numpy as np
+import pytest
+
+from support.verbs import ALL, pair
+from unpinned import verbs as v
+from unpinned.host.owned import empty
+from unpinned.paging import layout as P
+from unpinned.recording import file
+from unpinned.recording import layout as R
+from unpinned.study.replay import replay
+
+pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
+PAGE = mmap.PAGESIZE
+
+
+def traffic(a, mr, random, count, pages, most=16):
+    for _ in range(count):
+        length = int(random.integers(1, most * PAGE))
+        at = int(random.integers(0, pages * PAGE - length))
+        opcode = v.IBV_WR_RDMA_WRITE if random.random() < 0.3 else v.IBV_WR_RDMA_READ
+        a.remote(opcode, mr, 0, at, length)
+        a.wait()
+
+
+def test_what_the_device_did_is_recorded_and_predicted(tmp_path):
+    random, pages = np.random.default_rng(1), 512
+    with pair(buffer=1 << 20) as (a, b):
+        recorder = b.context.device.record(tmp_path / "live.rec")
+        with v.MR(b.pd, memory := empty(pages * PAGE, np.uint8), ALL) as mr:
+            for _ in range(8):
+                traffic(a, mr, random, 60, pages)
+                first = int(random.integers(0, pages - 64)) * PAGE
+                discard(memory, first, 64 * PAGE)
+                time.sleep(0.03)  # what is older than the horizon is looked up again
+            counted = P.view(b.context.device.p, "totals")[0].copy()
+        assert recorder.stop() > 0
+    found = file.read(tmp_path / "live.rec")
+    assert found.end["lost"] == 0
+    assert found.end["totals"]["faults_read"] == counted["faults_read"]
+    runs = found.of(R.ACCESS)
+    assert set(runs[:, R.D]) == {P.OP_READ, P.OP_WRITE}
+    assert len(found.of(R.INVALIDATE)) == counted["invalidations"].sum() + 1  # and the region's own end
+    result = replay(found)
+    differences = {figure.name: (figure.recorded, figure.predicted) for figure in result.figures}
+    assert result.within, differences
+    assert result.unserved == 0
+    assert differences["faults"][0] > 20
+
+
+def discard(array, offset, length):
+    """MADV_DONTNEED of a part of an array, which the device is told of."""
+    from unpinned.host import system
+
+    system.advise(array.ctypes.data + offset, length, mmap.MADV_REMOVE)
+
+
+def test_a_large_message_is_one_fault_in_the_recording_and_in_the_model(tmp_path):
+    with pair(buffer=4 << 20) as (a, b):
+        recorder = b.context.device.record(tmp_path / "live.rec")
+        with v.MR(b.pd, empty(4 << 20, np.uint8), ALL) as mr:
+            a.remote(v.IBV_WR_RDMA_WRITE, mr, 0, 0, 4 << 20)
+            a.wait()
+        recorder.stop()
+    result = replay(file.read(tmp_path / "live.rec"))
+    assert result.bytes == 4 << 20
+    assert result.figures[0].recorded == result.figures[0].predicted
+
+
+def test_one_recording_at_a_time_and_a_new_one_after_it(tmp_path):
+    with v.Context() as context:
+        first = context.device.record(tmp_path / "1")
+        with pytest.raises(OSError) as error:
+            context.device.record(tmp_path / "2")
+        assert error.value.errno == errno.EBUSY
+        first.stop()
+        context.device.record(tmp_path / "2")
+    assert file.read(tmp_path / "1").end["lost"] == file.read(tmp_path / "2").end["lost"] == 0
+
+
+def test_a_file_that_cannot_be_written_is_an_oserror(tmp_path):
+    with v.Context() as context, pytest.raises(FileNotFoundError):
+        context.device.record(tmp_path / "no" / "where")

@@ -1,0 +1,141 @@
+"""Files: what is written is read; what is cut off, damaged or foreign is refused, and says what was expected."""
+
+import json
+import random
+import struct
+
+import numpy as np
+import pytest
+
+from unpinned.recording import chrome, file
+from unpinned.recording import layout as R
+
+
+def records(count, seed=1):
+    random_ = np.random.default_rng(seed)
+    made = random_.integers(0, 1 << 47, (count, R.WORDS))
+    made[:, R.STAMP] = 0
+    made[:, R.KIND] = R.ACCESS
+    made[:, R.TIME] = np.sort(made[:, R.TIME])
+    return made
+
+
+def written(path, *parts, end=None):
+    writer = file.Writer(path, {"device": "127.0.0.1"})
+    for part in parts:
+        writer.add(part)
+    writer.close(end or {"lost": 0})
+    return path
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (10, 20), (file.BLOCK_RECORDS + 5,)])
+def test_what_is_written_is_read(tmp_path, sizes):
+    parts = [records(size, seed) for seed, size in enumerate(sizes)]
+    found = file.read(written(tmp_path / "a", *parts, end={"lost": 3}))
+    assert found.header == {"device": "127.0.0.1"}
+    assert found.end == {"lost": 3}
+    assert np.array_equal(found.records, np.concatenate(parts) if parts else np.zeros((0, R.WORDS)))
+
+
+def test_every_cut_is_refused(tmp_path):
+    whole = written(tmp_path / "a", records(50)).read_bytes()
+    cut = tmp_path / "cut"
+    for length in range(len(whole)):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(file.RecordingError, match="cut off at byte|not a recording"):
+            file.read(cut)
+
+
+def test_every_changed_byte_is_refused_or_harmless(tmp_path):
+    whole = written(tmp_path / "a", records(30)).read_bytes()
+    right = file.read(tmp_path / "a").records
+    bad = tmp_path / "bad"
+    choose = random.Random(1)
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << choose.randrange(8)
+        bad.write_bytes(changed)
+        with pytest.raises(file.RecordingError, match="expected|unpacked|header|end"):
+            found = file.read(bad)
+            assert not np.array_equal(found.records, right), f"byte {at} is not covered"
+
+
+def test_bytes_behind_the_end_are_refused(tmp_path):
+    path = written(tmp_path / "a", records(3))
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(file.RecordingError, match="expected the end of the file"):
+        file.read(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"{}" * 100])
+def test_a_foreign_file_is_told_what_was_expected(tmp_path, data):
+    path = tmp_path / "foreign"
+    path.write_bytes(data)
+    with pytest.raises(file.RecordingError, match="expected b'unpinrec'"):
+        file.read(path)
+
+
+def test_another_version_is_refused(tmp_path):
+    path = tmp_path / "later"
+    path.write_bytes(file.MAGIC + struct.pack("<HHI", 2, 0, 2) + b"{}")
+    with pytest.raises(file.RecordingError, match="version 2 of the format, expected 1"):
+        file.read(path)
+
+
+def test_a_block_that_claims_more_than_it_may_is_refused_before_it_is_read(tmp_path):
+    path = written(tmp_path / "a", records(3))
+    data = path.read_bytes()
+    at = data.index(file.BLOCK)
+    path.write_bytes(data[: at + 4] + struct.pack("<III", 1 << 31, 1 << 31, 0) + data[at + 16 :])
+    with pytest.raises(file.RecordingError, match="expected at most"):
+        file.read(path)
+
+
+def test_a_compressed_bomb_is_not_unpacked(tmp_path):
+    import zlib
+
+    bomb = zlib.compress(bytes(50 << 20))
+    path = tmp_path / "bomb"
+    writer = file.Writer(path, {})
+    writer._file.write(file.BLOCK + struct.pack("<III", 1, len(bomb), zlib.crc32(bomb)) + bomb)
+    writer.close({})
+    with pytest.raises(file.RecordingError, match="expected 64"):
+        file.read(path)
+
+
+def test_steady_streams_are_compact(tmp_path):
+    made = np.zeros((100_000, R.WORDS), np.int64)
+    made[:, R.KIND] = R.ACCESS
+    made[:, R.TIME] = np.cumsum(np.random.default_rng(1).integers(2_000, 30_000, len(made)))
+    made[:, R.A] = np.random.default_rng(2).integers(0, 1 << 18, len(made)) << 12
+    made[:, R.B], made[:, R.D] = 4096, 2
+    assert written(tmp_path / "a", made).stat().st_size < 12 * len(made)
+
+
+def test_pages_are_counted_by_direction(tmp_path):
+    made = np.zeros((3, R.WORDS), np.int64)
+    made[:, R.KIND] = R.ACCESS
+    made[0, [R.A, R.B, R.D]] = 4096, 8192, 2
+    made[1, [R.A, R.B, R.D]] = 8191, 2, 1
+    made[2, [R.A, R.B, R.D]] = 4096, 1, 2
+    found = file.Recording({}, made)
+    assert list(file.accesses_per_page(found)) == [(4096, 2, 1), (8192, 1, 1)]
+
+
+def test_the_timeline_is_what_the_viewers_read(tmp_path):
+    made = np.zeros((4, R.WORDS), np.int64)
+    made[0] = 0, R.OPEN, 1_000, 0, 1 << 20, 0, 0, 0
+    made[1] = 0, R.FAULT, 51_000, 0, 8192, 16384, 4096, 40 << R.FAULT_AGE_SHIFT | R.FAULT_WRITE
+    made[2] = 0, R.ACCESS, 61_000, 0, 8192, 0, 1, 7
+    made[3] = 0, R.INVALIDATE, 71_000, 0, 4096, 3, 0, 0
+    count = chrome.write(file.Recording({"device": "x"}, made), tmp_path / "t.json")
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert len(events) == count
+    (fault,) = (event for event in events if event["name"] == "fault")
+    assert (fault["ph"], fault["ts"], fault["dur"], fault["args"]["write"]) == ("X", 10.0, 40, True)
+    assert [event["name"] for event in events if event["ph"] == "i"] == ["DISCARD", "open"]
+    assert [event["args"] for event in events if event["ph"] == "C"] == [{"read MB": 0.0, "written MB": 0.0082}]
+
+
+def test_a_timeline_of_nothing_is_empty(tmp_path):
+    assert list(chrome.events(file.Recording({}, np.zeros((0, R.WORDS), np.int64)))) == []
