@@ -218,7 +218,7 @@ class World:
         for _ in range(steps):
             if until and until():
                 return
-            if self.step():
+            if self.step() or (until and until()):
                 self.now += STEP_NS
                 continue
             deadline = self.next_deadline()

@@ -22,7 +22,6 @@ from unpinned.hca.parking import feed, give_back, release_unless_used, state, un
 from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, wqe
 from unpinned.hca.reads import answer, give_up_park, stream
 from unpinned.hca.ready import make_ready, set_deadline
-from unpinned.hca.regions import find_key
 from unpinned.hca.requester import break_request, send, settle_error
 from unpinned.hca.responder import request
 from unpinned.hca.responses import admit_response, go_back, land, retry
@@ -156,13 +155,6 @@ def finish_request(h, p, q, a):
     """A SEND or WRITE packet is in memory: acknowledge it, complete the receive it ends."""
     flags = h[a + L.A_FLAGS]
     psn = h[a + L.A_PSN]
-    if flags & L.AF_INV:
-        mr = find_key(h, h[a + L.A_IMM])
-        allowed = mr and h[mr + L.MR_PD] == h[q + L.QP_PD] and h[mr + L.MR_ACCESS] & L.ACCESS_REMOTE_INVALIDATE
-        if not allowed:
-            complete_receive(h, q, L.WC_LOC_QP_OP_ERR, L.WC_RECV, 0, 0, 0, 1)
-            return deny(h, p, q, psn, L.NAK_ACCESS)
-        h[mr + L.MR_STATE] = 2
     if flags & L.AF_CQE:
         opcode = L.WC_RECV_RDMA_WITH_IMM if flags & L.AF_RDMA else L.WC_RECV
         wc_flags = L.WC_WITH_IMM if flags & L.AF_IMM else (L.WC_WITH_INV if flags & L.AF_INV else 0)

@@ -11,7 +11,7 @@ from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.parking import FAILED, ask
 from unpinned.hca.qp import rqe
-from unpinned.hca.regions import DENIED, HIT, MISS, authorize, describe, lookup
+from unpinned.hca.regions import DENIED, HIT, MISS, authorize, describe, find_key, lookup
 from unpinned.hca.verdicts import PARKED, TAKEN, act, move_on, park, refuse, rnr, start_park
 from unpinned.paging import layout as P
 from unpinned.wire import headers as W
@@ -121,16 +121,31 @@ def send_packet(h, p, b, q, o, n, pool, now):
     at = 0 if flags & O.START else h[q + L.QP_RESP_LENGTH]
     if at + size > h[r + L.R_LENGTH]:
         return receive_error(h, p, q, psn, L.WC_LOC_LEN_ERR, L.NAK_INVALID)
+    closes = 0
+    if flags & O.IETH:
+        closes = closable(h, q, be32(b, o + O.BTH_BYTES))
+        if closes == 0:
+            return receive_error(h, p, q, psn, L.WC_LOC_QP_OP_ERR, L.NAK_ACCESS)
     first = p[P.DMA_COUNT]
     found = scatter(h, p, q, r + L.R_SGE, h[r + L.R_NSGE], at, size, o + O.HEADER_LENGTH[opcode], now)
     if found == DENIED:
         return receive_error(h, p, q, psn, L.WC_LOC_PROT_ERR, L.NAK_OPERATION)
     if found == MISS:
         return PARKED
+    if closes:
+        h[closes + L.MR_STATE] = 2  # now: what follows in this burst must find the key closed
     if flags & O.START:
         h[q + L.QP_RESP_OP] = 1
         h[q + L.QP_RESP_LENGTH] = 0
     return accepted(h, p, b, q, o, flags, first, size, pool)
+
+
+@kernel
+def closable(h, q, key):
+    """The region that the peer may close by SEND with invalidate, or 0."""
+    mr = find_key(h, key)
+    allowed = mr and h[mr + L.MR_PD] == h[q + L.QP_PD] and h[mr + L.MR_ACCESS] & L.ACCESS_REMOTE_INVALIDATE
+    return mr if allowed else 0
 
 
 @kernel

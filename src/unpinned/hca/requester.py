@@ -71,7 +71,7 @@ def gather(h, p, q, w, at, size, op, offset, access, now, length):
             part = min(left, here)
             va = h[s] + skip
             skip = 0
-            mr = authorize(h, h[q + L.QP_PD], h[s + 2], va, part, access)
+            mr = authorize(h, h[q + L.QP_PD], h[s + 2], h[s], h[s + 1], access)  # all of the piece: what cannot end does not begin
             if mr == 0:
                 return DENIED
             if make:
