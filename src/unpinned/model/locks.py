@@ -167,8 +167,12 @@ def lock_phase(w: Block, t: int, op: int) -> int:
                 return GIVE_UP  # EEXIST
         new_mapping(w, start, end, w[o + M.O_ARG])
         return GIVE_UP
-    if op == M.OP_REMAP and address_owed(w, w[o + M.O_ARG], w[o + M.O_ARG] + end - start):
-        return 0
+    if op == M.OP_REMAP:
+        if address_owed(w, w[o + M.O_ARG], w[o + M.O_ARG] + end - start):
+            return 0
+        for page in range(w[o + M.O_ARG], w[o + M.O_ARG] + end - start):
+            if w[vma_at(w, 0, page) + M.V_FLAGS]:
+                return GIVE_UP  # EEXIST
     if op == M.OP_FORK and (w[M.W_PROCESSES] < 2 or w[w[M.W_STATE] + M.X_ALIVE] & 2):
         return GIVE_UP
     reads = op == M.OP_DISCARD or op == M.OP_OOM or op == M.OP_MERGE or op == M.OP_SPLIT

@@ -74,6 +74,7 @@ class World:
     threads: tuple[tuple[Op, ...], ...] = ()
     requests: tuple[Request, ...] = ()
     touched: tuple[int, ...] = (0,)  #: pages that are resident, writable and dirty at the beginning
+    mapped: tuple[int, ...] | None = None  #: pages that have a mapping; None: all but those that something is moved to
     readonly: tuple[int, ...] = ()  #: pages whose mapping allows no writes
     file: bool = False  #: pages of a shared file instead of private anonymous memory
     policy: Policy = field(default_factory=lambda: POLICIES["zap_everything"])
@@ -110,7 +111,7 @@ class World:
         first, last = self.region or (0, self.pages)
         demand(0 <= first < last <= self.pages, "region", f"{self.region}: not inside {self.pages} pages")
         for page in (*self.touched, *self.readonly):
-            demand(0 <= page < self.pages, "touched", f"page {page} is not in the address space")
+            demand(page in self.mapping, "touched", f"page {page} is not mapped")
         for name, value, most in (("faults", self.faults, 3), ("active", self.active, 4), ("dma", self.dma, 4)):
             demand(1 <= value <= most, name, f"{value}: must be between 1 and {most}")
         demand(0 <= self.deferrals <= 3 and 0 <= self.retries <= 8, "deferrals", "at most 3, and at most 8 retries")
@@ -134,6 +135,13 @@ class World:
     @property
     def forks(self) -> bool:
         return any(op.name == "FORK" for script in self.threads for op in script)
+
+    @property
+    def mapping(self) -> set[int]:
+        """The pages that have a mapping at the beginning."""
+        moves = [op for script in self.threads for op in script if op.name == "REMAP"]
+        targets = {op.arg + i for op in moves for i in range(max(1, op.end - op.start))}
+        return set(range(self.pages)) - targets if self.mapped is None else set(self.mapped)
 
     def build(self) -> Block:
         """The first state."""
@@ -174,6 +182,8 @@ class World:
         )  # fmt: skip
         flags = M.VMA_MAPPED | M.VMA_WRITE | M.VMA_FILE * self.file
         machine.map_pages(w, 0, 0, self.pages, flags)
+        for page in set(range(self.pages)) - self.mapping:
+            w[machine.vma_at(w, 0, page) + M.V_FLAGS] = 0
         for page in self.readonly:
             w[machine.vma_at(w, 0, page) + M.V_FLAGS] &= ~M.VMA_WRITE
         for page in self.touched:
