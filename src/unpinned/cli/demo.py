@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=24.0, metavar="S", help="how long it runs, about (default: 24)")
     parser.add_argument("--picture", metavar="PATH", help="where to put it, .png or .svg (default: ./unpinned-demo)")
     parser.add_argument("--no-picture", action="store_true", help="draw none")
+    parser.add_argument("--record", metavar="PATH", help="record the owner's device, for `unpinned replay`")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,8 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
         check_suffix(picture)
         if not picture.parent.is_dir():
             raise CommandError(f"--picture: there is no folder {picture.parent}")
+    if arguments.record and not Path(arguments.record).absolute().parent.is_dir():
+        raise CommandError(f"--record: there is no folder {Path(arguments.record).absolute().parent}")
     source = files.users(arguments.file) if arguments.file else files.made(size, note)
-    outcome, recorder = Conductor(source, Plan(arguments.seconds), Display()).run()
+    plan = Plan(arguments.seconds, record=str(Path(arguments.record).absolute()) if arguments.record else "")
+    outcome, recorder = Conductor(source, plan, Display()).run()
 
     from unpinned.demo import report
 

@@ -39,6 +39,8 @@ class Plan:
     rounds: int = 3
     hot_each: int = 5
     faults: int = 400
+    record: str = ""
+    """Where the owner's device is recorded to."""
 
     @property
     def scan_s(self) -> float:
@@ -156,7 +158,7 @@ class Conductor:
         self.display.begin("starting both processes")
         answers = self._both(
             COMPILE_S,
-            {"do": "serve", "path": path, "array_bytes": plan.array_bytes, "private_bytes": plan.private_bytes},
+            {"do": "serve", "path": path, "array_bytes": plan.array_bytes, "private_bytes": plan.private_bytes, "record": plan.record},
             {"do": "meet", "path": path, "made": self.source.made},
         )
         self.outcome.served = {**answers[0], "peer_address": answers[1]["address"]}

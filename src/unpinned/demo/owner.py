@@ -71,6 +71,8 @@ class Owner:
 
     def serve(self, message: Message) -> dict[str, Any]:
         """Register everything and tell the peer."""
+        if message.get("record"):
+            self.context.device.record(message["record"])
         places = [
             self._serve_file(message["path"]),
             self._serve_array(message["array_bytes"]),
