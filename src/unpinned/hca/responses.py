@@ -135,9 +135,10 @@ def implied_nak(h, q, psn):
 @kernel
 def acknowledge(h, p, q, psn, now):
     """Everything below ``psn`` is acknowledged, unless a READ among it got no answer; the PSN below which that holds."""
-    skip_ahead(h, q, psn)
-    psn = min(psn, h[q + L.QP_SEND_PSN])
     lost = first_read_gap(h, q, psn - 1)
+    if lost < 0:  # else what this vouches for would be neither acknowledged nor sent again
+        skip_ahead(h, q, psn)
+    psn = min(psn, h[q + L.QP_SEND_PSN])
     if lost >= 0:
         psn = lost
     if progress(h, p, q, psn, now) > 0:

@@ -123,6 +123,19 @@ def test_it_does_not_count_for_a_read_whose_answer_is_missing() -> None:
     peer.end.quiet()
 
 
+def test_an_acknowledgement_behind_a_read_that_is_repeated_is_not_used_up() -> None:
+    """It cannot be taken before the READ's answer; then the WRITE behind it is sent again, not waited for (found by the swarm)."""
+    peer, (buffer,) = reader(64, timeout=10)
+    peer.post(wr_id=7, opcode=L.WR_RDMA_WRITE, sges=[buffer.sge()])
+    peer.end.h[peer.q + L.QP_CWND] = peer.end.h[peer.q + L.QP_CWND_MAX] = 1
+    assert [p["psn"] for p in peer.wait(5 * MS)] == [500], "the READ again; no room yet for the WRITE"
+    assert peer.give(peer.ack(501)) == []
+    assert [p["psn"] for p in peer.give(response(peer, 500, bytes(64)))] == [501]
+    peer.give(peer.ack(501))
+    assert statuses(peer) == [(0, 0), (7, 0)] and peer.end.counter("timeouts") == 1
+    peer.end.quiet()
+
+
 def test_the_window_halves_on_loss_and_grows_again() -> None:
     peer = writer(0, End(1, {"waiting_per_qp": 64}))
     source = peer.end.buffer(1 << 17)
