@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -97,7 +98,7 @@ class Outcome:
     statistics: dict[str, int]
     counts: dict[str, int]
     """How many there were of each kind that can be left out."""
-    fingerprint: int
+    fingerprint: str
     """Of the whole world as it was left."""
     trace: list[str]
 
@@ -140,14 +141,32 @@ def play(case: Case, *, traced: bool = False) -> Outcome:
     set_masks(world, case.without)
     t = np.zeros(S.STAT_WORDS, np.int64)
     engine.run(world.w, world.b, world.template, overrides(case.settings), t, case.seed, 1)
+    outcome = read(case, world, t)
+    if traced:
+        outcome.trace = list(trace.lines(world.w[world.trace], int(world.w[S.W_TRACE_COUNT])))
+    return outcome
+
+
+def read(case: Case, world: Image, t: image.Words) -> Outcome:
+    """What is left in a world after its schedule."""
     w = world.w
     counts = {
         "operations": int(w[S.W_DIRECTIONS]) * S.OPS, "notices": int(w[S.W_NOTICE_COUNT]), "packets": int(w[S.W_TOUCHED]),
         "slow pages": int(w[S.W_SLOWED]), "stores": int(w[S.W_STORES]), "death": 1,
     }  # fmt: skip
-    state = w[: S.W_TRACE].tobytes() + w[S.W_CONFIG : int(w[S.W_SOURCE_WORDS])].tobytes()
-    text = list(trace.lines(w[world.trace], int(w[S.W_TRACE_COUNT]))) if traced else []
     return Outcome(
         case, int(w[S.W_VERDICT]), int(w[S.W_HOST_AT]), int(w[S.W_X]), int(w[S.W_Y]), int(w[S.W_NOW]), int(w[S.W_EVENTS]),
-        {name: int(t[at]) for name, at in S.STATISTICS.items()}, counts, hash(state), text,
+        {name: int(t[at]) for name, at in S.STATISTICS.items()}, counts, fingerprint(world), [],
     )  # fmt: skip
+
+
+def fingerprint(world: Image) -> str:
+    """Of everything in a world: its words, but for the trace's and raw addresses, and its memory."""
+    words = world.w.copy()
+    words[[S.W_TRACE, S.W_TRACE_COUNT, S.W_NET_BYTES]] = 0
+    digest = hashlib.sha256(words[: int(words[S.W_SOURCE_WORDS])].tobytes())
+    for host in range(int(words[S.W_HOSTS])):
+        at = int(words[S.W_HOST]) + host * S.HOST_WORDS
+        for start, pages in ((S.HO_BYTES, S.HO_FRAMES), (S.HO_SHADOW, S.HO_PAGES)):
+            digest.update(world.b[words[at + start] : words[at + start] + words[at + pages] * S.PAGE].tobytes())
+    return digest.hexdigest()[:16]

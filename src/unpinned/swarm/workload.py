@@ -355,6 +355,9 @@ def executed(w, b, p, host, i):
                 return fail(w, S.VIOLATION_I5 if va > base else S.VIOLATION_I7, host, w[o + S.OP_TAG], va - base)
             if not landing:
                 expect(w, b, host, o, p[x + P.DMA_LENGTH])
+            elif w[o + S.OP_KIND] == L.WR_RDMA_READ:  # now: a write behind a fence may follow at once
+                source = shadow_bytes(w, b, w[at + S.DR_TO], w[o + S.OP_REMOTE] + w[o + done])
+                copy_bytes(shadow_bytes(w, b, host, va), source, p[x + P.DMA_LENGTH])
             w[o + done] += p[x + P.DMA_LENGTH]
             return 0
         w[pointer] += 1
@@ -507,12 +510,10 @@ def judge_read(w, b, host, other, o):
         return 0
     unknown = w[slot_at(w, w[o + S.OP_REMOTE_SLOT]) + S.SL_UNKNOWN]
     lost = lost_since(w, other, w[o + S.OP_REMOTE], length, w[o + S.OP_SINCE]) if unknown == 0 else 1
-    shadow = shadow_bytes(w, b, host, w[o + S.OP_LOCAL])
     if lost:
         adopt(w, b, host, w[o + S.OP_LOCAL], length)
         w[S.W_SKIPPED] += length
         return 0
-    copy_bytes(shadow, shadow_bytes(w, b, other, w[o + S.OP_REMOTE]), length)
     wrong = differs(w, b, host, w[o + S.OP_LOCAL], length, w[o + S.OP_SINCE])
     return fail(w, S.VIOLATION_DATA, host, w[o + S.OP_TAG], wrong) if wrong >= 0 else 0
 
