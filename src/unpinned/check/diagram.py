@@ -19,7 +19,7 @@ from unpinned.check.trace import Cell, Event, Span, Trace
 
 LANE: Final = 152  #: between two lifelines
 LEFT: Final = 96
-HEAD: Final = 64
+HEAD: Final = 78
 ROW: Final = 46
 CELL: Final = 40
 GROUP_GAP: Final = 18
@@ -68,10 +68,13 @@ def svg(trace: Trace) -> str:
 def _layout(trace: Trace) -> _Layout:
     lanes = {lane: LEFT + LANE * i + LANE / 2 - 30 for i, lane in enumerate(trace.lanes)}
     right = LEFT + LANE * len(trace.lanes) + 24
-    width = right
-    for _, cells in trace.places:
-        width += len(cells) * CELL + GROUP_GAP
+    width = right + sum(_group_width(name, cells) + GROUP_GAP for name, cells in trace.places)
     return _Layout(lanes, right, width + 8, HEAD + 14, trace.places)
+
+
+def _group_width(name: str, cells: Sequence[str]) -> float:
+    """As wide as its cells, or as its name."""
+    return max(len(cells) * CELL, len(name) * 6.6)
 
 
 def _markers() -> list[str]:
@@ -109,7 +112,7 @@ def _heads(trace: Trace, at: _Layout, height: float) -> list[str]:
     lines = []
     for lane, x in at.lanes.items():
         lines.append(
-            f'<line x1="{x}" y1="{HEAD - 8}" x2="{x}" y2="{height - 10:.1f}" stroke="{LINE}" stroke-dasharray="2 4"/>'
+            f'<line x1="{x}" y1="{HEAD - 4}" x2="{x}" y2="{height - 10:.1f}" stroke="{LINE}" stroke-dasharray="2 4"/>'
         )
         wide = max(84.0, len(lane) * 7.2 + 22)
         lines.append(
@@ -117,13 +120,15 @@ def _heads(trace: Trace, at: _Layout, height: float) -> list[str]:
             f'stroke-width="1.2"/>'
         )
         lines.append(_text(x, 42, lane, INK, "middle", 'font-size="12" font-weight="600"'))
+        lines.append(_text(x, 68, dict(trace.roles).get(lane, ""), SOFT, "middle", 'font-size="9.5"'))
     x = at.right
     for name, cells in at.places:
-        middle = x + len(cells) * CELL / 2
-        lines.append(_text(middle, 32, name, INK, "middle", 'font-weight="600"'))
+        wide = _group_width(name, cells)
+        lines.append(_text(x + wide / 2, 32, name, INK, "middle", 'font-weight="600"'))
         for i, cell in enumerate(cells):
-            lines.append(_text(x + CELL * (i + 0.5), 50, cell, SOFT, "middle", 'font-size="10"'))
-        x += len(cells) * CELL + GROUP_GAP
+            at_cell = x + (wide - len(cells) * CELL) / 2 + CELL * (i + 0.5)
+            lines.append(_text(at_cell, 50, cell, SOFT, "middle", 'font-size="10"'))
+        x += wide + GROUP_GAP
     return lines
 
 
@@ -189,7 +194,7 @@ def _label(x: float, y: float, text: str, color: str, more: str = "") -> str:
 
 def _box(x: float, y: float, text: str, color: str, tone: str, answer: str) -> list[str]:
     text = f"{text}: {answer}" if answer else text
-    wide = max(40.0, len(text) * CHARACTER + 20)
+    wide = max(40.0, len(text) * CHARACTER * (1.12 if tone == "bad" else 1.0) + 20)
     left = max(38.0, x - wide / 2)
     fill = color if tone == "bad" else PAPER
     ink = PAPER if tone == "bad" else color
@@ -204,10 +209,11 @@ def _cells(y: float, state: Sequence[Cell], at: _Layout) -> list[str]:
     lines = []
     x = at.right
     left = iter(state)
-    for _, names in at.places:
+    for name, names in at.places:
+        wide = _group_width(name, names)
         for i, cell in enumerate(cell for _, cell in zip(names, left)):
-            lines += _cell(x + i * CELL, y, cell)
-        x += len(names) * CELL + GROUP_GAP
+            lines += _cell(x + (wide - len(names) * CELL) / 2 + i * CELL, y, cell)
+        x += wide + GROUP_GAP
     return lines
 
 

@@ -1,7 +1,8 @@
 """Run seeded defects and see which property each one breaks.
 
 One copy of the package holds all mutants (mutate.py); as many processes as there are cores work in it, each takes the
-next mutant when it has finished one. So the copy is compiled once, and kept like every compiled kernel.
+next mutant when it has finished one. They run interpreted: a mutant dies within a few hundred states, a second or less,
+where compiling the copy would take most of a minute.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unpinned.check.mutant_worlds import world_of
 from unpinned.check.mutants import MUTANTS, Mutant
 from unpinned.check.mutate import copy_package
 from unpinned.check.replay import ReplayError, world_data
 from unpinned.check.trace import Trace, dumps, loads
-from unpinned.check.worlds import mutant_worlds
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Kill:
 
 
 class Worker:
-    """One process in a copy of the package. `interpreted`: without compiling, for what takes fewer steps than that."""
+    """One process in a copy of the package, interpreted."""
 
-    def __init__(self, directory: Path, interpreted: bool) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(directory), **({"NUMBA_DISABLE_JIT": "1"} if interpreted else {})}
+    def __init__(self, directory: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(directory), "NUMBA_DISABLE_JIT": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "unpinned.check.worker"], env=environment, cwd=directory,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -73,7 +74,7 @@ class Worker:
 
 @contextmanager
 def copied() -> Iterator[Path]:
-    """A directory with a copy of the package that has all mutants: always all, so that it is compiled once."""
+    """A directory with a copy of the package that has all mutants."""
     with tempfile.TemporaryDirectory(prefix="unpinned-mutants-") as name:
         copy_package(Path(name), list(MUTANTS.values()))
         yield Path(name)
@@ -82,19 +83,14 @@ def copied() -> Iterator[Path]:
 def kill(names: Sequence[str], *, states: int = 300_000, processes: int = 0) -> Iterator[Kill]:
     """What becomes of each mutant, in the order in which they end."""
     with copied() as directory, ExitStack() as stack:
-        for of_requests in (True, False):
-            chosen = [name for name in names if MUTANTS[name].of_requests == of_requests]
-            count = min(processes or len(os.sched_getaffinity(0)), len(chosen))
-            started = [Worker(directory, of_requests) for _ in range(1 if of_requests and chosen else count)]
-            for worker in started:
-                stack.callback(worker.close)
-            yield from _shared(started, chosen, states)
+        started = [Worker(directory) for _ in range(min(processes or len(os.sched_getaffinity(0)), len(names)))]
+        for worker in started:
+            stack.callback(worker.close)
+        yield from _shared(started, names, states)
 
 
 def _shared(started: Sequence[Worker], names: Sequence[str], states: int) -> Iterator[Kill]:
     """Each worker takes the next mutant when it has finished one."""
-    if not names:
-        return
     waiting = list(reversed(names))
     with ThreadPoolExecutor(len(started)) as pool:
         running = {pool.submit(_kill, worker, waiting.pop(), states): worker for worker in started}
@@ -113,9 +109,9 @@ def _shared(started: Sequence[Worker], names: Sequence[str], states: int) -> Ite
 
 def _kill(worker: Worker, name: str, states: int) -> Kill:
     mutant = MUTANTS[name]
-    worlds = "requests" if mutant.of_requests else [world_data(world) for world in mutant_worlds(mutant)]
+    world = None if mutant.of_requests else world_data(world_of(mutant))
     number = list(MUTANTS).index(name) + 1
-    found = worker.ask({"number": number, "mutant": name, "worlds": worlds, "states": states})
+    found = worker.ask({"number": number, "mutant": name, "world": world, "states": states})
     return Kill(
         mutant, found["world"], found["broke"], len(found["path"]), found["states"], found["seconds"], found["trace"]
     )
@@ -126,7 +122,7 @@ def replay_mutant(kept: Trace) -> Trace:
     name = str(kept.world["mutant"])
     if name not in MUTANTS:
         raise ReplayError(f"mutant {name}: there is none of that name any more (unpinned check --mutant list)")
-    with copied() as directory, closing(Worker(directory, interpreted=True)) as worker:
+    with copied() as directory, closing(Worker(directory)) as worker:
         found = worker.ask({"number": list(MUTANTS).index(name) + 1, "trace": dumps(kept)})
     if "error" in found:
         raise ReplayError(found["error"])

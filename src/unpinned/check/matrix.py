@@ -91,11 +91,11 @@ class Answer:
         return sum(each.states for each in self.outcomes)
 
     def brief(self) -> str:
-        """At most seven characters: ``safe``, ``cut``, or the invariant and the trace's length, ``I1/9``."""
+        """At most seven characters: ``safe``, ``cut``, or what breaks and the trace's length, ``I1/9``, ``LIVE/15``."""
         worst = self.worst
         if worst is None or self.verdict == SAFE:
             return "safe"
-        return "cut" if self.verdict == BOUNDED else f"{worst.broke.split()[0]}/{len(worst.path)}"
+        return "cut" if self.verdict == BOUNDED else f"{worst.broke.removesuffix('LOCK')}/{len(worst.path)}"
 
     def as_dict(self) -> dict[str, Any]:
         worst = self.worst
@@ -126,15 +126,18 @@ def cells(
 
     Raises PolicyError when nothing is left to ask, with the reason.
     """
-    verdicts = tuple(verdicts)
+    verdicts, modes = tuple(verdicts), tuple(modes)
     found, reason = [], ""
     for cause in causes:
         rows = (policy.rows[cause],) if policy else tuple(row for row in DEFAULT_ROWS if row.verdict in verdicts)
         for row in rows:
+            if cause is Cause.UNKNOWN and "blind" not in modes:
+                reason = "UNKNOWN: a notifier passes no cause in mode blind only"
+                continue
             if row.verdict not in MODEL.verdicts[cause]:
                 reason = f"{cause.name}: {row.verdict.name} is impossible: {MODEL.reasons[cause]}"
                 continue
-            found += [Cell(cause, row, mode) for mode in modes]
+            found += [Cell(cause, row, mode) for mode in modes if cause is not Cause.UNKNOWN or mode == "blind"]
     if not found:
         raise PolicyError(reason or "no cause, verdict or mode is left to check")
     return found

@@ -99,6 +99,7 @@ def make_trace(
         lanes=tuple(sorted(lanes, key=_rank)),
         events=tuple(events),
         places=groups,
+        roles=_roles(world),
         loop=loop,
         command="unpinned check --replay FILE",
         facts=_facts(world, mutant),
@@ -121,6 +122,8 @@ def _event(world: World, step: Step) -> Event:
     if device:
         lane = {"worker": f"worker {words[1]}", "host": "host"}.get(words[-1], device)
     text = step.action.partition("  **")[0]
+    if words[0] in ("thread", "request"):  # what it is about stands below the lane's name
+        text = text.partition(": ")[2] or text
     text, _, answer = text.partition(" -> ") if "invalidate_start" in text else (text, "", "")
     told = re.search(r" on (device \d+)", text)
     if told:
@@ -131,6 +134,14 @@ def _event(world: World, step: Step) -> Event:
         to = device
     tone = "flush" if words[-1] == "flush" else _TONES[lane.split()[0]]
     return Event(lane=lane, text=text, to=to, answer=answer, tone=tone)
+
+
+def _roles(world: World) -> tuple[tuple[str, str], ...]:
+    """What threads and requests are there for, short enough for a lane."""
+    found = [(f"thread {t}", ", ".join(map(str, ops))) for t, ops in enumerate(world.threads)]
+    found += [(f"request {r}", str(request)) for r, request in enumerate(world.requests)]
+    found += [(f"worker {d}", f"of device {d}") for d in range(world.devices)]
+    return tuple((lane, role if len(role) < 28 else role[:26] + " …") for lane, role in found)
 
 
 def _facts(world: World, mutant: str) -> tuple[tuple[str, str], ...]:

@@ -76,6 +76,7 @@ class Trace:
     lanes: tuple[str, ...]
     events: tuple[Event, ...]
     places: tuple[tuple[str, tuple[str, ...]], ...] = ()  #: groups of cells: (name, names of its cells)
+    roles: tuple[tuple[str, str], ...] = ()  #: of a lane: what it is there for
     loop: int = -1
     command: str = ""  #: what replays it
     facts: tuple[tuple[str, str], ...] = field(default=())
@@ -149,8 +150,9 @@ def _trace(data: dict[str, Any]) -> Trace:
     events = tuple(_event(each) for each in data.pop("events"))
     places = tuple((str(name), tuple(cells)) for name, cells in data.pop("places"))
     facts = tuple((str(name), str(value)) for name, value in data.pop("facts"))
+    roles = tuple((str(lane), str(role)) for lane, role in data.pop("roles"))
     path, lanes = tuple(int(code) for code in data.pop("path")), tuple(data.pop("lanes"))
-    return Trace(events=events, places=places, facts=facts, path=path, lanes=lanes, **data)
+    return Trace(events=events, places=places, facts=facts, roles=roles, path=path, lanes=lanes, **data)
 
 
 def _event(data: dict[str, Any]) -> Event:

@@ -1,7 +1,6 @@
 """The process that explores with mutants: it is started in a copy of the package (mutate.py) and told what to do.
 
-A line of JSON in: the mutant's number and the worlds to try. A line out for each: what the first world said that broke,
-or what all of them said. Nothing else is printed on stdout.
+A line of JSON in: the mutant's number and its world. A line out for each: what the world said. Nothing else is printed on stdout.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ def work() -> None:
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
-    """Explore the worlds of one order, in turn, until one breaks; or run the kept trace that it holds."""
+    """Explore the world of one order, or try all requests; or run the kept trace that it holds."""
     from unpinned.check.mutate import choose
     from unpinned.check.replay import ReplayError, again
     from unpinned.check.trace import dumps, loads
 
     choose(order["number"])
     if "trace" not in order:
-        return _requests(order) if order["worlds"] == "requests" else _explore(order)
+        return _explore(order) if order["world"] else _requests(order)
     try:
         return {"trace": dumps(again(loads(order["trace"])))}
     except ReplayError as error:
@@ -41,24 +40,15 @@ def _explore(order: dict[str, Any]) -> dict[str, Any]:
     from unpinned.check.trace import dumps
     from unpinned.model.search import Limits
 
-    states = transitions = 0
-    seconds = 0.0
-    trace = ""
-    for data in order["worlds"]:
-        world = world_from(data)
-        outcome = explore_world(world, Limits(states=order["states"]))
-        states, transitions = states + outcome.states, transitions + outcome.transitions
-        seconds += outcome.seconds
-        if outcome.broke:
-            name = order["mutant"]
-            made = make_trace(
-                f"mutant {name}", world, outcome.broke, outcome.message, outcome.path, outcome.loop, name
-            )
-            trace = dumps(made)
-            break
+    name, trace = order["mutant"], ""
+    world = world_from(order["world"])
+    outcome = explore_world(world, Limits(states=order["states"]))
+    if outcome.broke:
+        made = make_trace(f"mutant {name}", world, outcome.broke, outcome.message, outcome.path, outcome.loop, name)
+        trace = dumps(made)
     return {
         "world": outcome.world, "verdict": outcome.verdict, "broke": outcome.broke, "path": outcome.path,
-        "states": states, "transitions": transitions, "seconds": seconds, "trace": trace,
+        "states": outcome.states, "transitions": outcome.transitions, "seconds": outcome.seconds, "trace": trace,
     }  # fmt: skip
 
 

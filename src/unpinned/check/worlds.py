@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from unpinned.check.matrix import Cell
-from unpinned.check.mutants import Mutant
 from unpinned.model.world import Op, Request, World
 from unpinned.paging.causes import Cause
 from unpinned.paging.policy import Policy
 
 Thread = tuple[Op, ...]
 
-QUICK_SCENES: Final = 2
+QUICK_SCENES: Final = 3
 PAGES_MOST: Final = 3
 
 
@@ -46,32 +45,35 @@ def _read(start: int = 0, end: int = 1, device: int = 0) -> Request:
     return Request("READ", start, end, device=device)
 
 
-def _scenes(op: Op, wide: Op, *after: Op, **more: Any) -> tuple[Scene, ...]:
-    """What every cause is tried with: `op` on page 0, `wide` on pages 0 and 1; `after` follows in the same thread."""
-    reuse = (_op("WRITE", 1, 2),)
-    two = {**more, "pages": 2, "frames": 3}
+def _scenes(op: Op, wide: Thread, *after: Op, **more: Any) -> tuple[Scene, ...]:
+    """What every cause is tried with: `op` on page 0, `wide` on pages 0 and 1; `after` follows `op` in its thread."""
+    one = {"touched": (0,), **more}
+    two = {"frames": 3, **more, "pages": max(2, more.get("pages", 2)), "touched": (0, 1)}
     return (
-        Scene("write", ((op, *after),), (_write(),), {**more, "touched": (0,)}),
-        Scene("reuse", ((op,), reuse), (_write(),), {**two, "touched": (0,), "frames": 2}),
-        Scene("read", ((op, *after),), (_read(), _read()), {**more, "touched": (0,)}),
-        Scene("wide", ((wide,),), (_write(0, 2),), {**two, "touched": (0, 1)}),
-        Scene("two-devices", ((op, *after),), (_write(), _read(0, 1, 1)), {**more, "touched": (0,), "devices": 2}),
-        Scene("overlap", ((wide,), (_op("RECLAIM", 1, 2),)), (_write(1, 2),), {**two, "touched": (0, 1)}),
+        Scene("write", ((op, *after),), (_write(),), one),
+        Scene("read", ((op, *after),), (_read(), _read()), one),
+        Scene("reuse", ((op,), (_op("WRITE", 1, 2),)), (_write(),), {"frames": 2, **two, "touched": one["touched"]}),
+        Scene("wide", (wide,), (_write(0, 2),), two),
+        Scene("two-devices", ((op, *after),), (_write(), _read(0, 1, 1)), {**one, "devices": 2}),
+        Scene("overlap", (wide, (_op("RECLAIM", 1, 2),)), (_write(1, 2),), two),
     )
 
 
+_WRITE: Final = _op("WRITE")
+
 SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
-    Cause.UNMAP: _scenes(_op("UNMAP"), _op("UNMAP", 0, 2), _op("MAP"), _op("WRITE")),
-    Cause.REMAP: _scenes(_op("REMAP", 0, 1, 1), _op("REMAP", 0, 1, 1), _op("WRITE", 1, 2), pages=2),
-    Cause.DISCARD: _scenes(_op("DISCARD"), _op("DISCARD", 0, 2), _op("WRITE")),
-    Cause.RECLAIM: _scenes(_op("RECLAIM"), _op("RECLAIM", 0, 2), _op("READ")),
-    Cause.MIGRATE: _scenes(_op("MIGRATE"), _op("MIGRATE", 0, 2), _op("READ")),
-    Cause.COW: _scenes(_op("FORK"), _op("FORK"), _op("WRITE")),
-    Cause.PROTECT: _scenes(_op("PROTECT"), _op("PROTECT", 0, 2), _op("PROTECT", 0, 1, 1), _op("WRITE")),
-    Cause.SOFT_DIRTY: _scenes(_op("SOFT_DIRTY"), _op("SOFT_DIRTY", 0, 2), _op("WRITE")),
-    Cause.MERGE: _scenes(_op("MERGE", 0, 1, 1), _op("MERGE", 0, 1, 1), _op("WRITE"), pages=2),
-    Cause.RELEASE: _scenes(_op("EXIT"), _op("EXIT")),
+    Cause.UNMAP: _scenes(_op("UNMAP"), (_op("UNMAP", 0, 2),), _op("MAP"), _WRITE),
+    Cause.REMAP: _scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
+    Cause.DISCARD: _scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
+    Cause.RECLAIM: _scenes(_op("RECLAIM"), (_op("RECLAIM"), _op("RECLAIM", 1, 2)), _op("READ")),
+    Cause.MIGRATE: _scenes(_op("MIGRATE"), (_op("COLLAPSE", 0, 2),), _op("READ"), frames=4),
+    Cause.COW: _scenes(_op("FORK"), (_op("FORK"), _op("WRITE", 0, 2)), _WRITE, frames=4),
+    Cause.PROTECT: _scenes(_op("PROTECT"), (_op("PROTECT", 0, 2),), _op("PROTECT", 0, 1, 1), _WRITE),
+    Cause.SOFT_DIRTY: _scenes(_op("SOFT_DIRTY"), (_op("SOFT_DIRTY", 0, 2),), _WRITE),
+    Cause.MERGE: _scenes(_op("MERGE", 0, 1, 1), (_op("MERGE", 0, 1, 1),), _WRITE, pages=2, touched=(0, 1)),
+    Cause.RELEASE: _scenes(_op("EXIT"), (_op("EXIT"),)),
 }
+"""Reclaim and migration take one page at a time, as the kernel's do; huge-page collapse is the migration of a range."""
 
 SOMETIMES: Final = (
     *(f"cause {cause.name}" for cause in Cause),
@@ -93,12 +95,9 @@ def worlds_of(cell: Cell, quick: bool = False) -> list[World]:
 
 
 def _world(name: str, scene: Scene, policy: Policy, mode: str) -> World:
+    """The scene's world. A call that fails leaves its range mapped, so nothing new is mapped there in mode spurious."""
     fields: dict[str, Any] = {"pages": 1, "frames": 2, "slots": 2, **scene.more}
-    return World(
-        name=name, threads=scene.threads, requests=scene.requests, policy=policy, mode=mode, **fields
-    )
-
-
-def mutant_worlds(mutant: Mutant) -> list[World]:
-    """Where a mutant is looked for."""
-    raise NotImplementedError
+    threads = scene.threads
+    if mode == "spurious":
+        threads = tuple(tuple(op for op in thread if op.name != "MAP") for thread in threads)
+    return World(name=name, threads=threads, requests=scene.requests, policy=policy, mode=mode, **fields)
