@@ -7,8 +7,9 @@ from random import Random
 import numpy as np
 
 from unpinned.model import layout as M
-from unpinned.model.interleavings import actors, step
+from unpinned.model.interleavings import C_WORLD
 from unpinned.model.layout import Block
+from unpinned.model.search import Limits, Search
 from unpinned.model.world import Op, Request, World
 from unpinned.paging import layout as P
 from unpinned.paging.policy import POLICIES
@@ -50,24 +51,18 @@ EVERYTHING = (
 
 def walk(world: World, choose: Random, steps: int = 200):  # type: ignore[no-untyped-def]
     """A random run: yields (before, actor, after or None if the step cannot be made, the world); the caller may look, not change."""
+    search = Search(world, Limits(states=16), reduce=False, liveness=False)
     w = world.build()
     idle = 0
     for _ in range(steps):
-        before = w.copy()
-        actor = choose.randrange(actors(w))
-        zero_counters(w)
-        made = step(w, actor)
-        yield before, actor, w if made else None, w
-        idle = 0 if made else idle + 1
+        before = w
+        actor = choose.randrange(search.actors)
+        after = search.step(before, actor)
+        w = search.blocks[C_WORLD].copy()
+        yield before, actor, after, w
+        idle = 0 if after is not None else idle + 1
         if idle > 60 or w[M.W_BROKEN]:
             return
-
-
-def zero_counters(w: Block) -> None:
-    """Forget what the devices counted."""
-    for d in range(int(w[M.W_DEVICES])):
-        at = int(w[w[M.W_DEVICE] + d * w[M.W_DEVICE_WORDS] + M.D_OFFSET])
-        w[at + w[at + P.TOTALS] : at + w[M.W_BLOCK_WORDS]] = 0
 
 
 def same_state(a: Block, b: Block) -> bool:

@@ -15,11 +15,9 @@ def automorphisms(world: World, w: Block) -> list[list[int]]:
     Threads that write different values are different; requests are the same if they do the same on devices that are
     exchanged (a READ), so two WRITEs never are: what they write tells them apart.
     """
-    if world.devices < 2:
-        return []
     found = []
     cpus = len(world.threads)
-    identity = list(range(world.devices + len(world.requests) + cpus + world.devices))
+    identity = [*range(world.devices), *range(len(world.requests)), *range(cpus + world.devices)]
     for devices in permutations(range(world.devices)):
         for requests in permutations(range(len(world.requests))):
             same = all(

@@ -23,6 +23,7 @@ from unpinned.model.automorphisms import automorphisms
 from unpinned.model.fairness import find_livelock
 from unpinned.model.narration import Step, actor_name, narrate
 from unpinned.model.world import World, WorldError, state_words
+from unpinned.paging import layout as P
 
 SAFE: Final = "SAFE"
 BOUNDED: Final = "BOUNDED"
@@ -84,7 +85,8 @@ class Search:
         self.index = state_words(self.start)
         self.stride = len(self.index) // 4
         symmetry = automorphisms(world, self.start) if reduce and not liveness else []
-        self.actors = int(E.actors(self.start))
+        threads = len(world.threads) + world.devices
+        self.actors = threads * world.devices + len(world.requests) + 3 * world.devices
         states = limits.states
         edges = states * 6 if liveness else 0
         ring = 1 << max(10, (states - 1).bit_length())
@@ -165,8 +167,15 @@ class Search:
         """The state that stands for w in the search, unpacked."""
         np.copyto(self.blocks[E.C_WORLD], w)
         at = self.call(E.CANONICAL)
+        return self.unpacked(self.blocks[E.C_SCRATCH][at : at + self.stride])
+
+    def unpacked(self, packed: Any) -> Any:
+        """The world whose packed state this is."""
         made = self.start.copy()
-        E.unpack(made, self.index, len(self.index), self.blocks[E.C_SCRATCH], at)
+        made[self.index] = packed.view(np.int16)  # x86-64 and AArch64 are little-endian
+        for d in range(self.world.devices):
+            p = made[made[made[M.W_DEVICE] + d * made[M.W_DEVICE_WORDS] + M.D_OFFSET] :]
+            p[p[P.COUNTERS] + P.SEQUENCE] = p[P.ACTIVE_COUNT] > 0
         return made
 
     def real(self, path: Sequence[int]) -> list[int]:

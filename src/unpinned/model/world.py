@@ -12,12 +12,10 @@ from typing import Final
 import numpy as np
 
 from unpinned.model import layout as M
-from unpinned.model import machine
 from unpinned.model.layout import Block
-from unpinned.paging import create
+from unpinned.paging import create, view
 from unpinned.paging import layout as P
 from unpinned.paging.policy import MODEL, POLICIES, Policy
-from unpinned.paging.regions import region_open
 
 PAGES_MAX: Final = 7
 FRAMES_MAX: Final = 7
@@ -156,7 +154,9 @@ class World:
         block[P.RETRIES_MAX] = self.retries
         block[P.TRACK] = P.ACCESSED if any(op.name == "RECLAIM" and op.arg for op in ops) else 0
         self.policy.write(block)
-        assert region_open(block, 0, *(self.region or (0, self.pages)), 0) == P.DONE
+        region = view(block, "regions")[0]
+        region["open"], region["next"], block[P.REGION_COUNT] = 1, P.NONE, 1
+        region["start"], region["end"] = self.region or (0, self.pages)
         scripts = []
         for t, script in enumerate(self.threads):
             values = [op.arg or 1 + 3 * t + i if op.name == "WRITE" else op.arg for i, op in enumerate(script)]
@@ -180,22 +180,29 @@ class World:
             mode=M.MODES.index(self.mode), keep=self.keep, kind=M.KINDS.index(self.device),
             loops=sum(1 << t for t in self.loops), region=self.region,
         )  # fmt: skip
-        flags = M.VMA_MAPPED | M.VMA_WRITE | M.VMA_FILE * self.file
-        machine.map_pages(w, 0, 0, self.pages, flags)
-        for page in set(range(self.pages)) - self.mapping:
-            w[machine.vma_at(w, 0, page) + M.V_FLAGS] = 0
-        for page in self.readonly:
-            w[machine.vma_at(w, 0, page) + M.V_FLAGS] &= ~M.VMA_WRITE
-        for page in self.touched:
-            value = 30 if merges else 30 + page
-            assert machine.bring_in(w, 0, page) == machine.THERE
-            e = machine.pte_at(w, 0, page)
-            w[e] |= M.PTE_DIRTY | M.PTE_SOFT_DIRTY if page not in self.readonly else 0
-            w[e] |= M.PTE_WRITE if page not in self.readonly else 0
-            w[machine.frame_at(w, int(w[e]) >> M.PTE_SHIFT) + M.F_CONTENT] = value
-            w[machine.truth_at(w, 0, page)] = value
-        w[M.W_REACHED] = 0
+        self._populate(w, merges)
         return w
+
+    def _populate(self, w: Block, alike: bool) -> None:
+        """The mapping, with the id 1, and the pages that are resident. In plain Python: nothing is compiled for it."""
+        flags = M.VMA_MAPPED | M.VMA_FILE * self.file | 1 << M.VMA_SHIFT
+        w[w[M.W_STATE] + M.X_NEXT_ID] = 1
+        for page in range(self.pages):
+            vma, slot = int(w[M.W_VMA]) + page * M.VMA_WORDS, int(w[M.W_SLOT]) + (page + 1) * M.SLOT_WORDS
+            if page in self.mapping:
+                w[vma + M.V_FLAGS] = flags | (M.VMA_WRITE if page not in self.readonly else 0)
+            if self.file:
+                w[vma + M.V_SLOT], w[slot + M.S_FILE], w[slot + M.S_REFS] = page + 1, 1, 1
+        for frame, page in enumerate(self.touched, 1):
+            value = 30 if alike else 30 + page
+            f = int(w[M.W_FRAME] + frame * w[M.W_FRAME_WORDS])
+            w[f + M.F_FLAGS], w[f + M.F_MAPS], w[f + M.F_CONTENT] = M.FRAME_USED, 1, value
+            if self.file:
+                w[f + M.F_SLOT] = page + 1
+                w[w[M.W_SLOT] + (page + 1) * M.SLOT_WORDS + M.S_FRAME] = frame
+            bits = M.PTE_DIRTY | M.PTE_SOFT_DIRTY | M.PTE_WRITE if page not in self.readonly else M.PTE_DIRTY
+            w[w[M.W_PTE] + page] = frame << M.PTE_SHIFT | M.PTE_PRESENT | bits
+            w[w[M.W_TRUTH] + page] = value
 
 
 def state_words(w: Block) -> Block:

@@ -1,0 +1,44 @@
+"""Every seeded defect dies, of what it should die of, soon; and what is no defect lives."""
+
+from __future__ import annotations
+
+import pytest
+
+from unpinned.check.kills import kill
+from unpinned.check.mutant_worlds import WORLDS
+from unpinned.check.mutants import CANARY, MUTANTS
+from unpinned.check.trace import loads
+from unpinned.model.search import explore
+
+pytestmark = pytest.mark.model
+
+STEPS_MOST = 30
+
+# The worlds as they are, unmutated: states, transitions, depth.
+PINNED: dict[str, tuple[int, int, int]] = {
+}
+
+
+@pytest.mark.slow
+def test_every_mutant_is_killed_by_a_short_trace() -> None:
+    ended = {found.mutant.name: found for found in kill([*MUTANTS, CANARY.name])}
+    alive = [name for name, found in ended.items() if not found.killed]
+    assert alive == [CANARY.name], "unpinned check --mutant NAME shows each"
+    assert {name: found.broke for name, found in ended.items()} == {
+        **{name: mutant.kills for name, mutant in MUTANTS.items()}, CANARY.name: "",
+    }  # fmt: skip
+    assert max(found.steps for found in ended.values()) <= STEPS_MOST
+    for name in MUTANTS:
+        trace = loads(ended[name].trace)
+        assert trace.world["mutant"] == name and len(trace.events) == ended[name].steps > 0
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=lambda world: world.name)
+def test_the_worlds_of_the_mutants_are_safe_without_them(world) -> None:
+    result = explore(world)
+    assert result.verdict == "SAFE", result.message
+    assert (result.states, result.transitions, result.depth) == PINNED[world.name]
+
+
+def test_every_world_is_some_mutant_s() -> None:
+    assert set(WORLDS) == {mutant.world for mutant in MUTANTS.values() if not mutant.of_requests}
