@@ -114,12 +114,15 @@ def admit_request(h, p, b, q, o, n, now):
 
 @kernel
 def line_up(h, b, q, o, n, psn):
-    """Keep a request behind what the responder is doing; one READ or atomic too many will be refused in its turn."""
+    """Keep a request behind what the responder is doing; one READ or atomic too many will be refused in its turn.
+
+    Only new ones count: those sent again may be of no interest to the peer any more, which then has as many others under way.
+    """
     if keep(h, b, o, n, q + L.QP_PEND_HEAD, h[L.H_POOL_LIMIT]) == 0:
         h[q + L.QP_PEND_GAP] = 1
         return TAKEN
     h[q + L.QP_PEND_NEXT] = psn + psns_taken(h, b, q, o)
-    if O.OPCODE[b[o]] & (O.READ | O.ATOMIC):
+    if O.OPCODE[b[o]] & (O.READ | O.ATOMIC) and psn >= h[q + L.QP_EPSN]:
         h[q + L.QP_READ_LIVE] += 1
         if h[q + L.QP_READ_LIVE] > h[q + L.QP_DEST_RD_MAX]:
             b[h[L.H_POOL_ARENA] + h[q + L.QP_PEND_TAIL] * L.PACKET_BYTES] = NO_OPCODE

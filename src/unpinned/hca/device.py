@@ -28,7 +28,9 @@ from unpinned.hca.responses import admit_response, go_back, land, retry
 from unpinned.hca.verdicts import AGAIN, TAKEN, nak_sequence, reply
 from unpinned.paging import layout as P
 from unpinned.paging.dma import dma_reset
+from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
+from unpinned.wire.bytes import be24
 
 NEVER = 1 << 62
 
@@ -247,7 +249,8 @@ def drain(h, p, b, q, now):
         slot = h[head]
         place = h[L.H_POOL_ARENA] + slot * L.PACKET_BYTES
         acts = h[L.H_ACT_COUNT]
-        takes_slot = 1 if O.OPCODE[b[place]] & (O.READ | O.ATOMIC) else 0
+        fresh = be24(b, place + W.BTH_PSN) == h[q + L.QP_EPSN] & L.PSN_MASK
+        takes_slot = 1 if fresh and O.OPCODE[b[place]] & (O.READ | O.ATOMIC) else 0
         result = request(h, p, b, q, place, h[h[L.H_POOL_BASE] + slot * L.POOL_WORDS + L.POOL_LENGTH], slot + 1, now)
         if result == AGAIN:
             make_ready(h, q)

@@ -230,3 +230,20 @@ def test_a_duplicate_is_answered_ahead_of_what_is_parked() -> None:
     assert (answer["psn"], answer["aeth"][0]) == (99, 0x1F)
     assert psns(peer.give(peer.packet(O.RC_READ_REQUEST, 98, reth=(there.va, there.key, 4)))) == [98]
     assert psns(peer.wait(3 * MS)) == [100]
+
+
+def test_requests_that_are_sent_again_do_not_count_against_the_peers_limit() -> None:
+    """Found on a wire that loses and reorders: the answers came late, so the peer had gone back and had as many new ones out."""
+    end = End(2)
+    cell = end.buffer(64)
+    peer = peer_of(end, max_dest_rd_atomic=4)
+
+    def add(psn: int) -> bytes:
+        return peer.packet(O.RC_FETCH_ADD, psn, atomiceth=(cell.va, cell.key, 1, 0))
+
+    assert len(peer.give(*map(add, range(100, 104)))) == 4
+    again, new = [add(psn) for psn in range(101, 104)], [add(psn) for psn in range(104, 108)]
+    answers = peer.give(*again, *new)
+    assert [a["psn"] for a in answers] == list(range(101, 108)) and end.counter("nak_invalid") == 0
+    assert int(cell.array[:8].view("i8")[0]) == 8, "each once"
+    assert end.h[peer.q + L.QP_READ_LIVE] == 0
