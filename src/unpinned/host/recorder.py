@@ -20,6 +20,7 @@ from unpinned.compiled import kernel
 from unpinned.compiled.libc import monotonic_ns
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
+from unpinned.hca.regions import find_key
 from unpinned.host import engine_words as E
 from unpinned.paging import layout as P
 from unpinned.paging.causes import Cause
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 CAPACITY: Final = 1 << 18
 DRAIN_S: Final = 0.02
 LOW32 = 0xFFFFFFFF
-IN_PAGE = 4095
 
 
 # --- the hooks: called where e[E_RECORD] is not 0 ----------------------------------------------------------------------------
@@ -41,11 +41,15 @@ IN_PAGE = 4095
 
 @kernel
 def message_left(h, q, op, end):
-    """What is left of the message whose copies have reached table address `end`, or 0 when they belong to a message that ended."""
-    if op == P.OP_READ and h[q + L.QP_BUSY] == L.BUSY_READ and (h[q + L.QP_READ_VA] ^ end) & IN_PAGE == 0:
-        return h[q + L.QP_READ_LEFT]
-    if op == P.OP_WRITE and h[q + L.QP_RESP_OP] == 2 and (h[q + L.QP_RESP_VA] ^ end) & IN_PAGE == 0:
-        return h[q + L.QP_RESP_LEFT]
+    """What is left of the message whose copies have reached table address `end`, or 0 when they belong to one that ended."""
+    if op == P.OP_READ and h[q + L.QP_BUSY] == L.BUSY_READ:
+        mr = find_key(h, h[q + L.QP_READ_KEY])
+        if mr and h[q + L.QP_READ_VA] + h[mr + L.MR_DELTA] == end:
+            return h[q + L.QP_READ_LEFT]
+    if op == P.OP_WRITE and h[q + L.QP_RESP_OP] == 2:
+        mr = find_key(h, h[q + L.QP_RESP_KEY])
+        if mr and h[q + L.QP_RESP_VA] + h[mr + L.MR_DELTA] == end:
+            return h[q + L.QP_RESP_LEFT]
     return 0
 
 

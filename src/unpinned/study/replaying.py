@@ -1,12 +1,14 @@
 """A recording through the paging steps, record by record, in the order in which things happened.
 
 What is taken from the recording: which bytes each queue pair touched and when, how much of its message was still to come,
-what the owner did (invalidations, regions that came and went), and what the host's page table held when it was looked at.
-What is predicted: every fault, every entry installed and dropped, every flush. The device's page table is the real one
-(block p), the host's is a second block m used as a map of which pages are there.
+when a request that had to wait came (its copies are noted only when they are made), what the owner did (invalidations,
+regions that came and went), what the host's page table held when it was looked at, and when pages that were missing had
+come. What is predicted: for each request, whether the device's table has its pages; every entry installed, grown old and
+dropped; every flush. The device's page table is the real one (block p), the host's is a second block m used as a map of
+which pages are there.
 
-A recorded access took place, so whatever it needed was there by then: a predicted fault over it ends in the same moment,
-with its read-ahead. Flushes take no time either; with a policy that defers, they come when they are due.
+A recorded copy took place, so what it needed was there by then: a fault that the model still has under way there ends in
+the same moment. Flushes take no time; with a policy that defers, they come when they are due.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from unpinned.paging.notifier import (
     obligation_end,
 )
 from unpinned.paging.regions import region_close, region_open, revoke
-from unpinned.paging.table import install, next_present, translate, zap_range
+from unpinned.paging.table import install, translate, zap_range
 from unpinned.recording import layout as R
 
 PAGE = 4096
 PAGE_MASK = ~(PAGE - 1)
-EFAULT = 14
 TOKEN = 1
-STEPS_MAX = 100_000  # of one fault: a bound, never met
+STEPS_MAX = 100_000  # a bound, never met
+TRIES_MAX = 64  # faults of one run of copies
 
 # What a replay counts besides the block's own counters: words of `o`
 O_ACCESSES = 0
@@ -66,8 +68,8 @@ def flush(p, now):
 
 
 @kernel
-def bring_in(p, m, slot, error, now):
-    """Carry a fault to its end, with all before it in the queues."""
+def advance(p, m, now):
+    """Look up what waits for a look, and have a worker begin with what is missing; pages come with their records."""
     for _ in range(STEPS_MAX):
         if flush_due(p, now):
             flush(p, now)
@@ -79,34 +81,71 @@ def bring_in(p, m, slot, error, now):
             continue
         worked = fault_take(p, P.FAULT_QUEUED)
         if worked < 0:
-            return 0
-        while fault_chunk(p, worked):
-            start = p[worked + P.FAULT_CURSOR]
-            end = p[worked + P.FAULT_CHUNK_END]
-            if error == 0:
-                install(m, start, end, P.PRESENT, 0)
-            status = fault_commit(p, worked, error, now)
-            if status != P.COMMITTED and status != P.RETRY:
-                break
+            break
+        fault_chunk(p, worked)
+    return reap(p)
+
+
+@kernel
+def reap(p):
+    """Nobody waits any more for a fault that is over."""
+    seen = 0
+    live = p[P.FAULT_LIVE]
+    slot = p[P.FAULTS]
+    while seen < live:
+        if p[slot + P.FAULT_STATE]:
+            seen += 1
+            while p[slot + P.FAULT_STATE] >= P.FAULT_DONE and p[slot + P.FAULT_WAITERS]:
+                fault_end(p, slot)
+        slot += P.FAULT_WORDS
     return 0
 
 
 @kernel
-def miss(p, m, o, start, end, write, now, error):
-    """A request over [start, end) missed; 1 when its fault was DONE."""
+def arrive(p, m, start, end, error, to_the_end, now):
+    """Pages of [start, end) have come (or could not, errno): every chunk under way there commits, and with *to_the_end* the
+    chunks behind it that lie there too. How many committed."""
+    seen = 0
+    came = 0
+    live = p[P.FAULT_LIVE]
+    slot = p[P.FAULTS]
+    while seen < live and slot < p[P.FAULTS] + p[P.FAULT_CAPACITY] * P.FAULT_WORDS:
+        if p[slot + P.FAULT_STATE]:
+            seen += 1
+            while p[slot + P.FAULT_STATE] == P.FAULT_RUNNING and p[slot + P.FAULT_CHUNK_END]:
+                first = p[slot + P.FAULT_CURSOR]
+                last = p[slot + P.FAULT_CHUNK_END]
+                if last <= start or end <= first:
+                    break
+                if error == 0:
+                    install(m, first, last, P.PRESENT, 0)
+                status = fault_commit(p, slot, error, now)
+                came += 1
+                if status == P.COMMITTED or status == P.RETRY:
+                    fault_chunk(p, slot)
+                if to_the_end == 0:
+                    break
+        slot += P.FAULT_WORDS
+    return came
+
+
+@kernel
+def miss(p, m, o, start, end, write, now):
+    """A request over [start, end) missed: a fault, or a share in one; 0 when there can be none."""
     region = region_of(p, start, min(end, start + 1))
-    if region >= 0:
-        end = min(end, p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_END])
+    if region < 0:
+        return 0
+    end = min(end, p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_END])
+    if p[P.FAULT_LIVE] == p[P.FAULT_CAPACITY]:
+        arrive(p, m, 0, 1 << 62, 0, 1, now)
+        reap(p)
     before = p[p[P.TOTALS] + P.COUNT_FAULTS_READ] + p[p[P.TOTALS] + P.COUNT_FAULTS_WRITE]
-    slot = fault_begin(p, start, end, write, TOKEN, region, now) if region >= 0 else P.OUTSIDE
-    if slot < 0:
+    if fault_begin(p, start, end, write, TOKEN, region, now) < 0:
         return 0
     bucket = min(max(0, now - o[O_ZERO]) // o[O_STEP], o[O_BUCKETS] - 1)
     o[O_FIRST + bucket] += p[p[P.TOTALS] + P.COUNT_FAULTS_READ] + p[p[P.TOTALS] + P.COUNT_FAULTS_WRITE] - before
-    bring_in(p, m, slot, error, now)
-    done = 1 if p[slot + P.FAULT_STATE] == P.FAULT_DONE else 0
-    fault_end(p, slot)
-    return done
+    advance(p, m, now)
+    return 1
 
 
 @kernel
@@ -119,47 +158,53 @@ def access(p, m, o, at, records):
     write = 0 if records[at + R.D] == P.OP_READ else 1
     o[O_ACCESSES] += 1
     o[O_BYTES] += records[at + R.B]
-    for _ in range(STEPS_MAX):
+    for _ in range(TRIES_MAX):
         start += translate(p, start, end - start, write, now)
         if start >= end:
             return 0
-        if miss(p, m, o, start, rest, write, now, 0) == 0:
-            o[O_UNSERVED] += 1
-            return 0
+        if arrive(p, m, start, end, 0, 1, now) == 0:
+            if miss(p, m, o, start, rest, write, now) == 0:
+                break
+        reap(p)
+    o[O_UNSERVED] += 1
     return 0
 
 
 @kernel
 def looked_up(p, m, o, at, records):
-    """What the host's page table held at that moment; and a prefetch is a fault of its own."""
+    """What the host's page table held at that moment; and the request (or prefetch) that wanted to know."""
     start = records[at + R.A] & PAGE_MASK
+    demand = records[at + R.B]
     end = records[at + R.C]
     upto = min(records[at + R.D] & PAGE_MASK, end)
+    now = records[at + R.TIME]
     if upto > start:
         install(m, start, upto, P.PRESENT, 0)
     if upto < end:
         zap_range(m, max(upto, start), max(upto, start) + PAGE)
     flags = records[at + R.E]
+    write = 1 if flags & R.FAULT_WRITE else 0
     if flags & R.FAULT_PREFETCH:
-        want = (P.WANT_WRITE if flags & R.FAULT_WRITE else 0) | (P.WANT_RESIDENT if flags & R.FAULT_RESIDENT else 0)
-        slot = fault_begin(p, start, records[at + R.B], want, P.NONE, flags & R.FAULT_REGION, records[at + R.TIME])
-        if slot >= 0:
-            bring_in(p, m, slot, 0, records[at + R.TIME])
+        want = (P.WANT_WRITE if write else 0) | (P.WANT_RESIDENT if flags & R.FAULT_RESIDENT else 0)
+        fault_begin(p, start, demand, want, P.NONE, flags & R.FAULT_REGION, now)
+        advance(p, m, now)
+    else:
+        began = now - (flags >> R.FAULT_AGE_SHIFT) * 1000
+        start += translate(p, start, demand - start, write, began)
+        if start < demand:
+            miss(p, m, o, start, demand, write, began)
     return 0
 
 
 @kernel
-def populated(p, m, o, at, records):
-    """A worker brought pages in, or could not: then the request that asked left no other trace."""
+def populated(p, m, at, records):
+    """A worker brought pages in, or could not."""
     start = records[at + R.A]
     end = records[at + R.B]
     if records[at + R.C] == 0:
         install(m, start, end, P.PRESENT, 0)
-    else:
-        zap_range(m, start, end)
-        if translate(p, start, end - start, 0, records[at + R.TIME]) < end - start:
-            miss(p, m, o, start, end, 1 if records[at + R.E] else 0, records[at + R.TIME], records[at + R.C])
-    return 0
+    arrive(p, m, start, end, records[at + R.C], 0, records[at + R.TIME])
+    return reap(p)
 
 
 @kernel
@@ -198,7 +243,7 @@ def replay(p, m, o, records):
         elif kind == R.FAULT:
             looked_up(p, m, o, at, records)
         elif kind == R.CHUNK:
-            populated(p, m, o, at, records)
+            populated(p, m, at, records)
         elif kind == R.INVALIDATE:
             invalidated(p, m, o, at, records)
         elif kind == R.REVOKE:
@@ -211,8 +256,3 @@ def replay(p, m, o, records):
         flush(p, p[P.FLUSH_SINCE])  # what is still owed when the recording ends
     return count
 
-
-@kernel
-def pages_there(m):
-    """Pages that the host's map holds, for tests."""
-    return m[P.PAGES] if next_present(m, 0, 1 << 62) >= 0 else 0
