@@ -82,6 +82,8 @@ def start_one(w: Block, t: int, d: int, start: int, end: int, cause: int, may_sl
         w[scratch + i] = p[i]
     shift = p[P.PAGE_SHIFT]
     verdict = invalidate_start(p, start << shift, end << shift, cause, may_sleep, 0)
+    if verdict == P.WAIT and not may_sleep:
+        broken(w, PROPERTY_I8, t)
     ticket = p[P.TICKET]
     token = p[P.OBLIGATION]
     forget_answers(p)

@@ -58,6 +58,9 @@ def check(w: Block) -> int:
             broken(w, PROPERTY_I8, d)
         if (p[p[P.COUNTERS] + P.SEQUENCE] & 1) != (1 if p[P.ACTIVE_COUNT] > 0 else 0):
             broken(w, PROPERTY_I8, d)
+        for i in range(p[P.FAULT_CAPACITY]):  # retries are bounded
+            if p[p[P.FAULTS] + i * P.FAULT_WORDS + P.FAULT_RETRIES] > p[P.RETRIES_MAX] + 1:
+                broken(w, PROPERTY_I8, d)
         for page in range(w[M.W_PAGES]):
             if page < w[M.W_REGION] >> 32 or page >= w[M.W_REGION] & 0xFFFFFFFF:
                 if entry(p, page << p[P.PAGE_SHIFT]):
