@@ -50,14 +50,15 @@ def test_blind_batching_is_refuted() -> None:
     assert answer.verdict == "UNSAFE" and answer.worst is not None and answer.worst.broke in ("I1", "I2", "I3")
 
 
-def test_the_whole_quick_matrix(tmp_path) -> None:
+@pytest.mark.slow
+def test_the_whole_quick_matrix() -> None:
     """As a user runs it, in processes. Nothing is cut, every `sometimes` is reached, the counts are what they were."""
     command = [sys.executable, "-m", "unpinned", "check", "--quick", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
     assert [name for name, seen in found["sometimes"].items() if not seen] == []
     counts = {name: sum(cell["answer"] == name for cell in found["cells"]) for name in ("SAFE", "BOUNDED", "UNSAFE")}
-    assert counts == {"SAFE": 0, "BOUNDED": 0, "UNSAFE": 0}
-    assert (found["worlds"], found["states"], found["transitions"]) == (0, 0, 0)
+    assert counts == {"SAFE": 93, "BOUNDED": 0, "UNSAFE": 170}
+    assert (found["worlds"], found["states"], found["transitions"]) == (817, 333_016, 680_751)
     late = {cell["cause"] for cell in found["cells"] if cell["mode"] == "late" and cell["answer"] == "SAFE"}
     assert late == set(), "nothing makes a late notifier safe for a device that copies to frames"
 

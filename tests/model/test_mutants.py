@@ -16,6 +16,28 @@ STEPS_MOST = 30
 
 # The worlds as they are, unmutated: states, transitions, depth.
 PINNED: dict[str, tuple[int, int, int]] = {
+    "unmap": (147, 226, 20),
+    "migrate": (210, 323, 23),
+    "absent": (247, 386, 31),
+    "wide": (230, 355, 29),
+    "second-page": (136, 214, 22),
+    "overlap": (2_253, 5_132, 33),
+    "readonly": (52, 76, 11),
+    "readonly-absent": (69, 97, 19),
+    "region": (2, 1, 1),
+    "prefetch": (57, 81, 14),
+    "reaper": (104, 169, 16),
+    "discard-three-times": (805, 1_432, 38),
+    "protect": (154, 231, 24),
+    "reclaim-refused": (172, 280, 22),
+    "reclaim-refused-at-last": (142, 228, 21),
+    "reclaim-twice": (886, 1_513, 43),
+    "reclaim-twice-uncached": (799, 1_358, 37),
+    "reclaim-deferred": (485, 972, 25),
+    "unmap-deferred-twice": (324, 652, 24),
+    "discard-deferred": (518, 1_067, 24),
+    "discard-two-pages": (3_975, 8_948, 41),
+    "two-devices": (5_740, 15_966, 37),
 }
 
 

@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from unpinned.check.mutant_worlds import world_of
-from unpinned.check.mutants import MUTANTS, Mutant
+from unpinned.check.mutants import CANARY, MUTANTS, Mutant
 from unpinned.check.mutate import copy_package
 from unpinned.check.replay import ReplayError, world_data
 from unpinned.check.trace import Trace, dumps, loads
+
+ALL = {**MUTANTS, CANARY.name: CANARY}
+"""What the copy holds."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Worker:
 def copied() -> Iterator[Path]:
     """A directory with a copy of the package that has all mutants."""
     with tempfile.TemporaryDirectory(prefix="unpinned-mutants-") as name:
-        copy_package(Path(name), list(MUTANTS.values()))
+        copy_package(Path(name), list(ALL.values()))
         yield Path(name)
 
 
@@ -108,9 +111,9 @@ def _shared(started: Sequence[Worker], names: Sequence[str], states: int) -> Ite
 
 
 def _kill(worker: Worker, name: str, states: int) -> Kill:
-    mutant = MUTANTS[name]
+    mutant = ALL[name]
     world = None if mutant.of_requests else world_data(world_of(mutant))
-    number = list(MUTANTS).index(name) + 1
+    number = list(ALL).index(name) + 1
     found = worker.ask({"number": number, "mutant": name, "world": world, "states": states})
     return Kill(
         mutant, found["world"], found["broke"], len(found["path"]), found["states"], found["seconds"], found["trace"]
@@ -120,10 +123,10 @@ def _kill(worker: Worker, name: str, states: int) -> Kill:
 def replay_mutant(kept: Trace) -> Trace:
     """Run a kept trace of a mutant again, in a copy that has it. Raises ReplayError, as `replay.again` does."""
     name = str(kept.world["mutant"])
-    if name not in MUTANTS:
+    if name not in ALL:
         raise ReplayError(f"mutant {name}: there is none of that name any more (unpinned check --mutant list)")
     with copied() as directory, closing(Worker(directory)) as worker:
-        found = worker.ask({"number": list(MUTANTS).index(name) + 1, "trace": dumps(kept)})
+        found = worker.ask({"number": list(ALL).index(name) + 1, "trace": dumps(kept)})
     if "error" in found:
         raise ReplayError(found["error"])
     return loads(found["trace"])

@@ -43,6 +43,7 @@ WORLDS: Final[dict[str, World]] = {
         _world("discard-three-times", (Op("DISCARD"), Op("DISCARD"), Op("DISCARD"))),
         _world("protect", (Op("PROTECT"),), frames=1, policy=_BY_CAUSE),
         _world("reclaim-refused", (Op("RECLAIM"), Op("READ")), policy=_BY_CAUSE),
+        _world("reclaim-refused-at-last", (Op("RECLAIM"),), policy=_BY_CAUSE),
         _world("reclaim-twice", *[2 * (Op("RECLAIM"), Op("READ"))], requests=(Request("WRITE", 0, 1, 0, 1),), slots=2),
         _world(
             "reclaim-twice-uncached", *[2 * (Op("RECLAIM"), Op("READ"))], requests=(Request("WRITE", 0, 1, 0, 1),), slots=2,

@@ -291,7 +291,7 @@ _KERNEL: Final = (
         "    unlock_all(w, t)\n    forget_tokens(w, t)\n",
         "    if w[a + M.T_REFUSED] == 0:\n        unlock_all(w, t)\n    forget_tokens(w, t)\n",
         "[odp] lock left held on the error path: mmap_lock, or the page's, when a device has refused",
-        world="two-devices", kills="I8",
+        world="reclaim-refused-at-last", kills="I8",
     ),
     Mutant(
         "entry-installed-without-the-lock", "model.worker", "populate_page",
@@ -362,6 +362,14 @@ _HCA: Final = (
         "[odp] fault served beyond the region's bounds: a request may end behind them",
         world="requests", kills="KEYS",
     ),
+)  # fmt: skip
+
+CANARY: Final = Mutant(
+    "canary", "paging.notifier", "invalidate_poll",
+    "    if verdict == P.DEFER:\n        return P.DONE\n",
+    "    if verdict == P.DEFER or verdict == P.DEFER + 100:\n        return P.DONE\n",
+    "nothing: it must survive, or whatever kills it would kill everything",
+    world="unmap", kills="",
 )  # fmt: skip
 
 MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*_PAGING, *_KERNEL, *_HCA)}

@@ -169,7 +169,7 @@ def _mutants(arguments: argparse.Namespace) -> int:
 
     if arguments.mutant == "list":
         return _list_mutants(arguments)
-    names = list(MUTANTS) if arguments.mutant == "all" else _named("--mutant", [arguments.mutant], MUTANTS)
+    names = list(MUTANTS) if arguments.mutant == "all" else _named("--mutant", [arguments.mutant], kills.ALL)
     ended = []
     with _progress("mutants") as explored:
         for each in kills.kill(names, processes=arguments.processes):

@@ -23,8 +23,8 @@ def step(p, x):
 def other(p):
     return step(p, 2)
 '''
-POSITIVE = Mutant("positive", "paging.none", "step", "    if p[1] > 0:\n", "    if p[1] >= 0:\n", "an off-by-one")
-SILENT = Mutant("silent", "paging.none", "step", "    return x\n", "    return 0\n", "the answer is lost")
+POSITIVE = Mutant("positive", "paging.none", "step", "    if p[1] > 0:\n", "    if p[1] >= 0:\n", "an off-by-one", "w", "I1")
+SILENT = Mutant("silent", "paging.none", "step", "    return x\n", "    return 0\n", "the answer is lost", "w", "I1")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda mutant: mutant.name)

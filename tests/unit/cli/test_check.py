@@ -1,0 +1,73 @@
+"""`unpinned check`: what is wrong with a question is said before anything is explored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unpinned import cli
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert cli.main(["check", *words]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    "policy, message",
+    [
+        ('[causes]\nUNMAP = "DEFER"', "UNMAP: .* a deferral needs a bound in pages and one in time"),
+        ('[causes]\nRELEASE = "REFUSE_IF_BUSY"', "RELEASE: REFUSE_IF_BUSY: an exiting process cannot be refused"),
+        ('[causes]\nSWAP = "NOW"', "causes.SWAP: no such cause"),
+        ('[causes]\nCOW = "SOON"', "causes.COW: verdict 'SOON': expected"),
+        ("speed = 1", "speed: unknown field"),
+        ("\x00", "TOML or JSON"),
+    ],
+)
+def test_an_impossible_policy_names_the_file_the_field_and_the_reason(capsys, tmp_path, policy, message) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(policy)
+    error = refused(capsys, "--policy", str(path))
+    assert error.startswith(f"unpinned check: {path}: ") and __import__("re").search(message, error)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--policy", "/nowhere/mine.toml"], "No such file"),
+        (["--cause", "SWAP"], "--cause SWAP: there are UNKNOWN, UNMAP"),
+        (["--verdict", "LATER"], "--verdict LATER: there are NOW, DOWNGRADE"),
+        (["--mode", "never"], "--mode never: there are exact, late"),
+        (["--mutant", "none"], "--mutant none: there are commit-without-recheck"),
+        (["--states", "-1"], "--states -1: must be between"),
+        (["--cause", "RELEASE", "--verdict", "DEFER"], "RELEASE: DEFER is impossible: an exiting process"),
+        (["--quick", "--states", "2000000000"], "would take up to .* --states [0-9]+ fits"),
+        (["--replay", __file__], "expected the JSON of a trace"),
+    ],
+)
+def test_an_impossible_question_is_refused_with_the_reason(capsys, words, message) -> None:
+    assert __import__("re").search(message, refused(capsys, *words))
+
+
+def test_a_list_of_mutants_and_an_explanation_need_no_exploration(capsys) -> None:
+    assert cli.main(["check", "--mutant", "list"]) == 0
+    assert "no-flush\n  in paging.notifier.invalidate_start" in capsys.readouterr().out
+    assert cli.main(["check", "--explain"]) == 0
+    assert "late" in capsys.readouterr().out
+
+
+@pytest.mark.compiled_only
+def test_one_cell_is_answered_drawn_kept_and_run_again(capsys, tmp_path: Path) -> None:
+    page, kept = tmp_path / "late.html", tmp_path / "late.json"
+    words = ["--cause", "UNMAP", "--verdict", "NOW", "--mode", "late", "--quick", "--processes", "1"]
+    assert cli.main(["check", *words, "--html", str(page), "--trace", str(kept)]) == 1
+    said = capsys.readouterr()
+    assert "I3/7" in said.out and "changes the page table" in said.out and f"--replay {kept}" in said.err
+    assert "<svg" in page.read_text()
+    assert cli.main(["check", "--replay", str(kept), "--json"]) == 1
+    assert '"verdict": "I3"' in capsys.readouterr().out
+    kept.write_text(kept.read_text()[:100])
+    assert "cut off" in refused(capsys, "--replay", str(kept))
