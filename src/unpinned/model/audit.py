@@ -31,8 +31,8 @@ def _frames(w: Block) -> list[str]:
         wanted = record[M.F_MAPS] or record[M.F_HAND] or record[M.F_HOLD :].any() or slot
         if record[M.F_FLAGS] and not wanted:
             wrong.append(f"frame {frame}: used, and wanted by nobody")
-        if record[M.F_HAND] > w[M.W_THREADS]:
-            wrong.append(f"frame {frame}: in the hand of thread {record[M.F_HAND] - 1}, which does not exist")
+        if int(record[M.F_HAND]) >> int(w[M.W_THREADS]):
+            wrong.append(f"frame {frame}: in the hands of threads that do not exist: {int(record[M.F_HAND]):b}")
     if int(w[M.W_FRAME]) and w[w[M.W_FRAME] : w[M.W_FRAME] + words].any():
         wrong.append("frame 0 is not zero")
     return wrong

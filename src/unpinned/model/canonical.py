@@ -65,7 +65,7 @@ def frame_order(w: Block, frame: int) -> int:
     f = frame_at(w, frame)
     value = 0
     for i in range(w[M.W_FRAME_WORDS]):
-        value = value << 6 | (w[f + i] & 63)
+        value = value << 8 | (w[f + i] & 255)
     return value
 
 

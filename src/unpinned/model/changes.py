@@ -48,8 +48,7 @@ def zap(w: Block, t: int, process: int, start: int, end: int, unmap: int) -> int
         frame = unmap_frame(w, process, page)
         if frame:
             f = frame_at(w, frame)
-            if w[f + M.F_HAND] == 0:
-                w[f + M.F_HAND] = t + 1
+            w[f + M.F_HAND] |= 1 << t
             if process == 0:
                 hold(w, t, frame)
         else:
@@ -131,7 +130,7 @@ def migration_entry(w: Block, t: int, page: int) -> int:
     """The entry says "wait": its frame is about to be copied. Keeps the rights for the new entry."""
     at = pte_at(w, 0, page)
     e = w[at]
-    if e & M.PTE_PRESENT and w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] == t + 1:  # still the page that was isolated
+    if e & M.PTE_PRESENT and w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] >> t & 1:  # still the page that was isolated
         unmap_frame(w, 0, page)
         w[at] = (e & ~M.PTE_PRESENT) | M.PTE_MIGRATION
         hold(w, t, e >> M.PTE_SHIFT)
@@ -167,8 +166,6 @@ def replace_entry(w: Block, t: int, process: int) -> int:
     if e & M.PTE_PRESENT == 0 or e & M.PTE_WRITE or e >> M.PTE_SHIFT != old:
         return 1
     unmap_frame(w, process, page)
-    if w[frame_at(w, old) + M.F_HAND] == 0:
-        w[frame_at(w, old) + M.F_HAND] = t + 1
     if process == 0:
         hold(w, t, old)
     map_frame(w, process, page, w[a + M.T_NEW], M.PTE_WRITE | M.PTE_DIRTY | M.PTE_SOFT_DIRTY)
@@ -181,7 +178,7 @@ def remap_copy(w: Block, t: int, page: int, new: int) -> int:
     """Migration, last part: the copy takes the place of the migration entry, and of the old frame in its cache."""
     at = pte_at(w, 0, page)
     e = w[at]
-    if e & M.PTE_MIGRATION == 0 or w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] != t + 1:
+    if e & M.PTE_MIGRATION == 0 or w[frame_at(w, e >> M.PTE_SHIFT) + M.F_HAND] >> t & 1 == 0:
         return 0
     old = frame_at(w, e >> M.PTE_SHIFT)
     f = frame_at(w, new)
@@ -202,7 +199,7 @@ def collapse_page(w: Block, t: int) -> int:
     o = line_at(w, t)
     page = w[o + M.O_START] + w[a + M.T_SUB]
     if w[pte_at(w, 0, page)] & M.PTE_MIGRATION:
-        new = take_frame(w, t + 1)
+        new = take_frame(w, 1 << t)
         if new == 0:
             return 0
         old = w[pte_at(w, 0, page)] >> M.PTE_SHIFT

@@ -55,9 +55,10 @@ def unlock_all(w: Block, t: int) -> int:
     w[a + M.T_NEW] = 0
     for frame in range(1, w[M.W_FRAMES] + 1):
         f = frame_at(w, frame)
-        if w[f + M.F_HAND] == t + 1:
-            w[f + M.F_HAND] = 0
-            w[f + M.F_FLAGS] &= ~M.FRAME_LOCKED
+        if w[f + M.F_HAND] >> t & 1:
+            w[f + M.F_HAND] &= ~(1 << t)
+            if locks & M.LOCK_PAGE:
+                w[f + M.F_FLAGS] &= ~M.FRAME_LOCKED
             settle_frame(w, frame)
     return 0
 
@@ -72,7 +73,8 @@ def isolate(w: Block, t: int, page: int) -> int:
     if w[f + M.F_FLAGS] & (M.FRAME_LOCKED | M.FRAME_MERGED) or w[f + M.F_HAND] or w[f + M.F_MAPS] > 1:
         return 0
     w[f + M.F_FLAGS] |= M.FRAME_LOCKED
-    w[f + M.F_HAND] = t + 1
+    w[f + M.F_HAND] = 1 << t
+    w[thread_at(w, t) + M.T_LOCKS] |= M.LOCK_PAGE
     return e >> M.PTE_SHIFT
 
 
@@ -95,13 +97,14 @@ def begin_copy(w: Block, t: int, process: int, page: int) -> int:
     a = thread_at(w, t)
     if process == 0 and w[w[M.W_STATE] + M.X_LOCK] < 0:
         return 0
-    new = take_frame(w, t + 1)
+    new = take_frame(w, 1 << t)
     if new == 0:
         return 0
     if process == 0:
         lock_mm(w, t, M.LOCK_READ)
     old = w[pte_at(w, process, page)] >> M.PTE_SHIFT
     w[frame_at(w, new) + M.F_CONTENT] = w[frame_at(w, old) + M.F_CONTENT]
+    w[frame_at(w, old) + M.F_HAND] |= 1 << t  # nobody may reuse or merge it meanwhile
     w[a + M.T_FRAME] = old
     w[a + M.T_NEW] = new
     w[a + M.T_PAGE] = page
@@ -156,7 +159,7 @@ def lock_phase(w: Block, t: int, op: int) -> int:
             return GIVE_UP
         w[a + M.T_FRAME] = frame
         if op == M.OP_MIGRATE:
-            w[a + M.T_NEW] = take_frame(w, t + 1)
+            w[a + M.T_NEW] = take_frame(w, 1 << t)
             return 1 if w[a + M.T_NEW] else GIVE_UP
         return 1 if w[frame_at(w, frame) + M.F_SLOT] or take_slot(w) else GIVE_UP
     if op == M.OP_MAP:

@@ -6,7 +6,8 @@ Rules, and where they come from (Linux 6.16 and later; facts, no text):
   and the page-table entries say "swap" (mm/swap_state.c). A page of a file is the same with the file's own block.
 * A fault (mm/memory.c, handle_mm_fault) needs mmap_lock for reading. It takes a frame from the cache if the page lock is free,
   else reads it in; entries of anonymous memory come writable when nobody shares the frame. A write to a shared or merged
-  frame makes a copy: do_wp_page, which notifies (operations.py). A private frame is reused. A migration entry is waited for.
+  frame, or one that somebody holds a reference to, makes a copy: do_wp_page, which notifies (operations.py). Else it is reused.
+  A migration entry is waited for.
 * A write fault marks the entry dirty before the caller (the CPU, or a device's get_user_pages) writes; what takes the entry away
   passes the mark on to the frame (try_to_unmap). A clean frame that has a slot is dropped without being written.
 * A frame is free again when no entry maps it, nobody has it in hand (isolated, gathered: a reference), no obligation of a
@@ -89,7 +90,7 @@ def broken(w: Block, which: int, where: int) -> int:
 
 @kernel
 def take_frame(w: Block, hand: int) -> int:
-    """A zeroed frame with a reference of `hand` (thread + 1, or 0); -> its number, 0: none is free."""
+    """A zeroed frame with references of `hand` (bits of threads); -> its number, 0: none is free."""
     frame = 0
     if w[M.W_LISTS]:
         x = w[M.W_STATE]
@@ -325,7 +326,8 @@ def fault_page(w: Block, process: int, page: int, write: int) -> int:
     if write:
         f = frame_at(w, w[at] >> M.PTE_SHIFT)
         if w[at] & M.PTE_WRITE == 0:
-            if flags & M.VMA_FILE == 0 and (w[f + M.F_MAPS] > 1 or w[f + M.F_FLAGS] & M.FRAME_MERGED):
+            shared = w[f + M.F_MAPS] > 1 or w[f + M.F_HAND] or w[f + M.F_FLAGS] & M.FRAME_MERGED
+            if shared and flags & M.VMA_FILE == 0:
                 return COPY
             reach(w, M.REACHED_REUSED)
         bits |= M.PTE_WRITE | M.PTE_DIRTY | M.PTE_SOFT_DIRTY

@@ -79,6 +79,7 @@ class Search:
     """The blocks of one search. Memory is touched as states are found; the table of hashes doubles when it is half full."""
 
     def __init__(self, world: World, limits: Limits, reduce: bool = True, liveness: bool = True) -> None:
+        prepare()
         self.world = world
         self.limits = limits
         self.start = world.build()

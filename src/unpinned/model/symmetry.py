@@ -30,8 +30,9 @@ def permute(w: Block, to: Block, symmetry: Block, g: int) -> int:
         to[x] = -1 - symmetry[row + devices + requests + (-1 - w[x])]
     for frame in range(1, w[M.W_FRAMES] + 1):
         f = w[M.W_FRAME] + frame * w[M.W_FRAME_WORDS]
-        if w[f + M.F_HAND]:
-            to[f + M.F_HAND] = symmetry[row + devices + requests + w[f + M.F_HAND] - 1] + 1
+        to[f + M.F_HAND] = 0
+        for t in range(threads if w[f + M.F_HAND] else 0):
+            to[f + M.F_HAND] |= (w[f + M.F_HAND] >> t & 1) << symmetry[row + devices + requests + t]
         for d in range(devices):
             to[f + M.F_HOLD + symmetry[row + d]] = w[f + M.F_HOLD + d]
     for t in range(threads):
