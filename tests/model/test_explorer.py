@@ -203,8 +203,7 @@ def test_everything_is_reached_and_nothing_breaks() -> None:
         result = explore(world, Limits(states=300_000), liveness=False)
         assert result.verdict in ("SAFE", "BOUNDED"), f"{world.name}: {result.message}"
         reached |= result.reached
-    never = {"cause UNKNOWN", "stray"}
-    assert set(M.REACHED) - reached <= never | {"verdict FULL", "starved"}, sorted(set(M.REACHED) - reached)
+    assert set(M.REACHED) - reached == {"cause UNKNOWN", "stray"}  # by notifiers that are blind or late
 
 
 def test_a_search_that_is_cut_says_where() -> None:

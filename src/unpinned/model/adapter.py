@@ -240,7 +240,7 @@ def flush_step(w: Block, d: int) -> int:
         return 1
     answer = flush_end(p, 0)
     if answer == P.WAIT:
-        return 0
+        return reach(w, M.REACHED_FLUSH_WAITS)
     if answer != P.DONE:
         broken(w, PROPERTY_I8, d)
     w[a + M.D_FLUSH] = 0

@@ -103,7 +103,7 @@ def issue(w: Block, r: int) -> int:
     live = p[P.FAULT_LIVE]
     slot = fault_begin(p, first * size, end * size, write, 0, 0, 0)
     if slot == P.NONE:
-        return 0
+        return reach(w, M.REACHED_STARVED)
     if slot == P.OUTSIDE:
         return end_request(w, r, M.REQUEST_FAILED)
     if p[P.FAULT_LIVE] == live:

@@ -212,10 +212,11 @@ def expand(c: Block, state: int) -> int:
     copy_words(w, base, first, end)
     made = 0
     for actor in range(count):
-        if not step(w, actor):
+        possible = step(w, actor)
+        c[C_REACHED] |= w[M.W_REACHED]
+        if not possible:
             continue
         made += 1
-        c[C_REACHED] |= w[M.W_REACHED]
         if w[M.W_BROKEN]:
             return report(c, w[M.W_BROKEN], w[M.W_WHERE], state, actor)
         target = add(c, w, state, actor)
