@@ -105,8 +105,6 @@ def admit_request(h, p, b, q, o, n, now):
             forget_requests(h, q)  # the peer sends again all that follows this READ
             return line_up(h, b, q, o, n, psn)
         if psn < h[q + L.QP_READ_END] and O.OPCODE[b[o]] & (O.READ | O.ATOMIC):
-            if psn < h[q + L.QP_READ_FIRST]:
-                forget_requests(h, q)  # and this READ too
             return request(h, p, b, q, o, n, 0, now)
     h[L.C_DUPLICATE_PARKED] += 1  # of what waits here: dropped in silence, it holds its PSN
     return TAKEN
@@ -121,6 +119,8 @@ def line_up(h, b, q, o, n, psn):
     if keep(h, b, o, n, q + L.QP_PEND_HEAD, h[L.H_POOL_LIMIT]) == 0:
         h[q + L.QP_PEND_GAP] = 1
         return TAKEN
+    if psn < h[q + L.QP_EPSN]:  # the peer went back: it asks for all that follows
+        h[q + L.QP_KEPT_END] = 0
     h[q + L.QP_PEND_NEXT] = psn + psns_taken(h, b, q, o)
     if O.OPCODE[b[o]] & (O.READ | O.ATOMIC) and psn >= h[q + L.QP_EPSN]:
         h[q + L.QP_READ_LIVE] += 1

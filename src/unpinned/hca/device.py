@@ -249,7 +249,7 @@ def drain(h, p, b, q, now):
         slot = h[head]
         place = h[L.H_POOL_ARENA] + slot * L.PACKET_BYTES
         acts = h[L.H_ACT_COUNT]
-        fresh = be24(b, place + W.BTH_PSN) == h[q + L.QP_EPSN] & L.PSN_MASK
+        fresh = W.psn_distance(be24(b, place + W.BTH_PSN), h[q + L.QP_EPSN]) >= 0
         takes_slot = 1 if fresh and O.OPCODE[b[place]] & (O.READ | O.ATOMIC) else 0
         result = request(h, p, b, q, place, h[h[L.H_POOL_BASE] + slot * L.POOL_WORDS + L.POOL_LENGTH], slot + 1, now)
         if result == AGAIN:
@@ -260,6 +260,8 @@ def drain(h, p, b, q, now):
         h[q + L.QP_PARK_UNTIL] = 0
         unlink(h, head)
         release_unless_used(h, acts, slot)
+        if h[q + L.QP_PEND_COUNT] == 0:  # whatever became a repetition while it waited
+            h[q + L.QP_READ_LIVE] = 0
     if h[q + L.QP_PEND_GAP] and h[q + L.QP_PEND_COUNT] == 0 and h[q + L.QP_BUSY] == 0 and can_send(h, p):
         h[q + L.QP_PEND_GAP] = 0
         nak_sequence(h, p, q)

@@ -103,6 +103,26 @@ def start_atomic(h, q, psn):
 
 
 @kernel
+def put_aside(h, q, end):
+    """Something repeated, up to PSN ``end``, interrupts a later READ: that goes on afterwards (``reads.carry_on``).
+
+    The peer may have gone back, and then it will ask for that READ again too, which ends the interrupted one; or the wire has
+    repeated the packet, and then nobody will.
+    """
+    if h[q + L.QP_KEPT_END]:
+        if end > h[q + L.QP_KEPT_FIRST]:
+            h[q + L.QP_KEPT_END] = 0
+    elif h[q + L.QP_BUSY] == L.BUSY_READ and end <= h[q + L.QP_READ_FIRST]:
+        h[q + L.QP_KEPT_FIRST] = h[q + L.QP_READ_FIRST]
+        h[q + L.QP_KEPT_PSN] = h[q + L.QP_READ_PSN]
+        h[q + L.QP_KEPT_END] = h[q + L.QP_READ_END]
+        h[q + L.QP_KEPT_VA] = h[q + L.QP_READ_VA]
+        h[q + L.QP_KEPT_LEFT] = h[q + L.QP_READ_LEFT]
+        h[q + L.QP_KEPT_KEY] = h[q + L.QP_READ_KEY]
+    return 0
+
+
+@kernel
 def duplicate(h, p, b, q, o, psn):
     """A request that was executed before (IBTA vol. 1, 9.7.5.1.2)."""
     flags = O.OPCODE[b[o]]
@@ -115,6 +135,7 @@ def duplicate(h, p, b, q, o, psn):
             return TAKEN  # perhaps a stray copy of one whose region has gone since: no reason to end the connection
         # The rest of a READ may be asked for together with one that was lost.
         h[q + L.QP_EPSN] = max(h[q + L.QP_EPSN], psn + packets)
+        put_aside(h, q, psn + packets)
         h[q + L.QP_NAKED] = 0
         return start_read(h, q, psn, packets, va, length, key)
     if flags & O.ATOMIC:
@@ -123,6 +144,7 @@ def duplicate(h, p, b, q, o, psn):
                 if h[q + L.QP_REPLY]:  # owed before this one
                     return AGAIN if h[q + L.QP_BUSY] == 0 else TAKEN
                 h[L.C_DUPLICATE_ATOMIC] += 1
+                put_aside(h, q, psn + 1)
                 start_atomic(h, q, psn)
                 h[q + L.QP_ATOMIC_VALUE] = h[q + L.QP_AT_VALUE + i]
                 return reply(h, q, L.REPLY_ATOMIC, psn, L.SYNDROME_ACK, h[q + L.QP_MSN])

@@ -330,7 +330,13 @@ QP_RD_START: Final = 92  # READ_RING starts, ends, atomic PSNs, atomic values
 QP_RD_END: Final = QP_RD_START + READ_RING
 QP_AT_PSN: Final = QP_RD_END + READ_RING
 QP_AT_VALUE: Final = QP_AT_PSN + READ_RING
-QP_WORDS: Final = QP_AT_VALUE + READ_RING
+QP_KEPT_FIRST: Final = QP_AT_VALUE + READ_RING  # a READ that a repeated request has interrupted: as QP_READ_FIRST ...
+QP_KEPT_PSN: Final = QP_KEPT_FIRST + 1
+QP_KEPT_END: Final = QP_KEPT_FIRST + 2  # 0: there is none
+QP_KEPT_VA: Final = QP_KEPT_FIRST + 3
+QP_KEPT_LEFT: Final = QP_KEPT_FIRST + 4
+QP_KEPT_KEY: Final = QP_KEPT_FIRST + 5
+QP_WORDS: Final = QP_KEPT_FIRST + 6
 
 BUSY_READ: Final = 1
 BUSY_ATOMIC: Final = 2

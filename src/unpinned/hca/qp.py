@@ -111,6 +111,7 @@ def fail_qp(h, p, q, status):
     forget(h, q + L.QP_LAND_HEAD)
     h[q + L.QP_LAND_GAP] = 0
     h[q + L.QP_BUSY] = 0
+    h[q + L.QP_KEPT_END] = 0
     h[q + L.QP_DEADLINE] = 0
     h[q + L.QP_RNR_UNTIL] = 0
     h[q + L.QP_PARK_UNTIL] = 0

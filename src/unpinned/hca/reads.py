@@ -35,10 +35,28 @@ def answer(h, p, b, q):
     if kind == L.REPLY_ATOMIC:
         opcode = O.RC_ATOMIC_ACK
         put64(b, o + O.BTH_BYTES + O.AETH_BYTES, h[q + L.QP_ATOMIC_VALUE])
-        h[q + L.QP_BUSY] = 0
+        carry_on(h, q)
     W.put_aeth(b, o + O.BTH_BYTES, h[q + L.QP_REPLY_SYNDROME], h[q + L.QP_REPLY_MSN] & L.PSN_MASK)
     add_packet(h, p, b, q, opcode, h[q + L.QP_REPLY_PSN], 0, p[P.DMA_COUNT], 1, 0)
     h[L.C_ACKS_SENT] += 1
+    return 1
+
+
+@kernel
+def carry_on(h, q):
+    """What the responder was doing is done: a READ that it had interrupted goes on. 1 if there was one."""
+    h[q + L.QP_BUSY] = 0
+    if h[q + L.QP_KEPT_END] == 0:
+        return 0
+    h[q + L.QP_BUSY] = L.BUSY_READ
+    h[q + L.QP_READ_FIRST] = h[q + L.QP_KEPT_FIRST]
+    h[q + L.QP_READ_PSN] = h[q + L.QP_KEPT_PSN]
+    h[q + L.QP_READ_END] = h[q + L.QP_KEPT_END]
+    h[q + L.QP_READ_VA] = h[q + L.QP_KEPT_VA]
+    h[q + L.QP_READ_LEFT] = h[q + L.QP_KEPT_LEFT]
+    h[q + L.QP_READ_KEY] = h[q + L.QP_KEPT_KEY]
+    h[q + L.QP_KEPT_END] = 0
+    make_ready(h, q)
     return 1
 
 
@@ -100,8 +118,8 @@ def stream(h, p, b, q, budget, now):
         h[q + L.QP_READ_PSN] = psn + 1
         h[q + L.QP_READ_VA] = va + size
         h[q + L.QP_READ_LEFT] -= size
-        if psn + 1 == h[q + L.QP_READ_END]:
-            h[q + L.QP_BUSY] = 0
+        if psn + 1 == h[q + L.QP_READ_END] and carry_on(h, q):
+            return sent  # its next turn begins with its own key
     return sent
 
 
@@ -116,6 +134,8 @@ def give_up_park(h, p, q, now):
     since = h[q + L.QP_PARK_SINCE]
     if h[q + L.QP_PARK_FAULT] > 0:
         since = p[h[q + L.QP_PARK_FAULT] - 1 + P.FAULT_SINCE]
+    if h[q + L.QP_KEPT_END]:  # what it interrupted is what the peer waits for; else it would have asked for that again
+        return carry_on(h, q)
     psn = h[q + L.QP_READ_PSN] if reading else h[q + L.QP_EPSN]
     h[q + L.QP_BUSY] = 0
     forget_requests(h, q)

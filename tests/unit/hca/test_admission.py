@@ -170,6 +170,15 @@ def test_an_atomic_that_parks_counts_as_one_that_waits() -> None:
     assert end.h[peer.q + L.QP_READ_LIVE] == 0
 
 
+def test_an_atomic_dropped_behind_a_request_that_is_not_ready_no_longer_waits() -> None:
+    """Else each such drop is one READ less for the peer, until one too many is refused (found by the swarm)."""
+    peer, there = parked()
+    send = peer.packet(O.RC_SEND_ONLY, 101, bytes(4))
+    assert peer.give(send, peer.packet(O.RC_FETCH_ADD, 102, atomiceth=(there.va, there.key, 1, 0))) == []
+    assert peer.wait(3 * MS)[-1]["aeth"][0] & 0xE0 == L.SYNDROME_RNR, "no receive is posted"
+    assert peer.end.h[peer.q + L.QP_READ_LIVE] == 0
+
+
 # ---- a peer that goes back while the responder is busy ---------------------------------------------------------------
 
 
@@ -203,14 +212,33 @@ def test_a_read_asked_for_again_during_a_later_one_is_followed() -> None:
     peer.end.quiet()
 
 
-def test_what_waits_behind_a_read_is_forgotten_when_the_peer_goes_back_before_it() -> None:
+def test_what_waits_behind_a_read_is_executed_once_when_the_peer_goes_back_before_it() -> None:
     peer, there = streaming()
     write = peer.packet(O.RC_WRITE_ONLY, 228, b"new!", reth=(there.va, there.key, 4))
     assert peer.give(write) == []
     assert psns(peer.give(peer.packet(O.RC_READ_REQUEST, 163, reth=(there.va, there.key, 4)))) == [163]
-    assert peer.end.h[L.H_POOL_USED] == 0 and not there.array.any()
+    assert peer.end.h[L.H_POOL_USED] == 1 and not there.array.any()
     assert psns(peer.give(peer.packet(O.RC_READ_REQUEST, 164, reth=(there.va, there.key, 65536)), write))[-1] == 228
+    assert there.array[:4].tobytes() == b"new!" and peer.end.h[peer.q + L.QP_MSN] == 3
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_stray_copy_of_something_older_does_not_end_a_parked_read(atomic: bool) -> None:
+    """The wire repeats packets, and nobody asks for that READ a second time (I9; found by the swarm)."""
+    end = End(2)
+    end.fault_after = 3 * MS
+    there, missing = end.buffer(1 << 16), end.buffer(4096, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS)
+    older = peer.packet(O.RC_READ_REQUEST, 100, reth=(there.va, there.key, 64))
+    if atomic:
+        older = peer.packet(O.RC_FETCH_ADD, 100, atomiceth=(there.va, there.key, 1, 0))
+    write = peer.packet(O.RC_WRITE_ONLY, 105, b"new!", reth=(there.va, there.key, 4))
+    assert psns(peer.give(older)) == [100]
+    assert peer.give(peer.packet(O.RC_READ_REQUEST, 101, reth=(missing.va, missing.key, 4096)), write) == []
+    assert psns(peer.give(older)) == [100], "it may have been lost the first time"
+    assert psns(peer.wait(3 * MS)) == [101, 102, 103, 104, 105]
     assert there.array[:4].tobytes() == b"new!"
+    end.quiet()
 
 
 def test_a_parked_read_may_be_asked_for_again_from_a_later_place() -> None:

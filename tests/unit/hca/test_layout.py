@@ -35,7 +35,7 @@ def test_no_two_fields_share_a_word(prefix: str, words: int) -> None:
 
 
 def test_the_rings_of_a_queue_pair_do_not_overlap() -> None:
-    starts = [L.QP_RD_START, L.QP_RD_END, L.QP_AT_PSN, L.QP_AT_VALUE, L.QP_WORDS]
+    starts = [L.QP_RD_START, L.QP_RD_END, L.QP_AT_PSN, L.QP_AT_VALUE, L.QP_KEPT_FIRST]
     assert [b - a for a, b in zip(starts, starts[1:])] == [L.READ_RING] * 4
     assert L.READ_RING & (L.READ_RING - 1) == 0
 
