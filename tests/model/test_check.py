@@ -109,3 +109,19 @@ def test_a_trace_runs_again_and_a_changed_one_is_named(late) -> None:
 def test_a_world_survives_being_written_down(name: str) -> None:
     text = json.dumps(replay.world_data(WORLDS[name]))
     assert replay.world_from(json.loads(text)) == WORLDS[name]
+
+
+# --- what the live device does about a late notifier ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device, verdict", [("hca", "UNSAFE"), ("vm", "UNSAFE"), ("alias", "SAFE")])
+def test_only_memory_that_is_reached_through_a_mapping_of_our_own_survives_a_late_notifier(device, verdict) -> None:
+    """Private memory of the application can be replaced under a copy; another mapping of the same object cannot."""
+    cell = matrix.Cell(Cause.UNMAP, matrix.DEFAULT_ROWS[0], "late", device)
+    scenes = [world for world in worlds_of(cell) if "overlap" not in world.name and "two-devices" not in world.name]
+    broken = [result for world in scenes if (result := explore(world)).verdict == "UNSAFE"]
+    assert bool(broken) == (verdict == "UNSAFE")
+    assert {result.property for result in broken} <= {"I3"}
+    if device == "vm":
+        shortest = min(broken, key=lambda result: len(result.trace))
+        assert shortest.world.name.endswith(("replace", "mapped-again")), "what is replaced, not what is gone"

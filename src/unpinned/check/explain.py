@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from unpinned.check.matrix import MODES
+from unpinned.check.matrix import DEVICES, MODES
 
 INVARIANTS: Final[dict[str, str]] = {
     "I1": "no access to a frame after it is freed or reused",
@@ -36,7 +36,7 @@ def reason(broke: str) -> str:
 
 def text(width: int) -> str:
     """All of it, in lines of at most `width` columns."""
-    parts = (("always", INVARIANTS), ("notifier modes", MODES), ("verdicts", _VERDICTS))
+    parts = (("always", INVARIANTS), ("notifier modes", MODES), ("verdicts", _VERDICTS), ("devices", DEVICES))
     lines = []
     for title, entries in parts:
         lines.append(f"{title}:")

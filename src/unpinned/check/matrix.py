@@ -29,6 +29,13 @@ MODES: Final[dict[str, str]] = {
     "unsleepable": "notified where nobody may sleep (the OOM reaper)",
 }
 
+DEVICES: Final[dict[str, str]] = {
+    "hca": "copies go to the frame that was translated; translations are cached, and flushed",
+    "vm": "copies go through the process's own mapping at the moment of the copy (process_vm_writev)",
+    "alias": "copies go through another mapping of the same object (memfd, file)",
+}
+"""An HCA, and the two ways in which the live device reaches memory."""
+
 DEFAULT_ROWS: Final = (
     Row(),
     Row(Verdict.DOWNGRADE),
@@ -45,10 +52,12 @@ class Cell:
     cause: Cause
     row: Row
     mode: str
+    device: str = "hca"  #: what its copies go through: DEVICES
 
     @property
     def name(self) -> str:
-        return f"{self.cause.name}/{self.row.verdict.name}/{self.mode}"
+        kind = "" if self.device == "hca" else f"/{self.device}"
+        return f"{self.cause.name}/{self.row.verdict.name}/{self.mode}{kind}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class Answer:
             "cause": self.cell.cause.name,
             "verdict": str(self.cell.row),
             "mode": self.cell.mode,
+            "device": self.cell.device,
             "answer": self.verdict,
             "worlds": len(self.outcomes),
             "states": self.states,
@@ -121,6 +131,7 @@ def cells(
     causes: Iterable[Cause] = tuple(Cause),
     verdicts: Iterable[Verdict] = tuple(Verdict),
     modes: Iterable[str] = tuple(MODES),
+    device: str = "hca",
 ) -> list[Cell]:
     """The questions to ask: of a policy its own rows, else every verdict that the model can honour, in every mode.
 
@@ -137,7 +148,7 @@ def cells(
             if row.verdict not in MODEL.verdicts[cause]:
                 reason = f"{cause.name}: {row.verdict.name} is impossible: {MODEL.reasons[cause]}"
                 continue
-            found += [Cell(cause, row, mode) for mode in modes if cause is not Cause.UNKNOWN or mode == "blind"]
+            found += [Cell(cause, row, mode, device) for mode in modes if cause is not Cause.UNKNOWN or mode == "blind"]
     if not found:
         raise PolicyError(reason or "no cause, verdict or mode is left to check")
     return found

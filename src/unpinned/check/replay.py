@@ -160,7 +160,8 @@ def trace_of(answer: Answer) -> Trace:
     worst = answer.worst
     assert worst is not None and worst.broke
     world = next(each for each in worlds_of(answer.cell) if each.name == worst.world)
-    title = f"{answer.cell.cause.name}, {answer.cell.row.verdict.name}, notifier {answer.cell.mode}"
+    device = "" if answer.cell.device == "hca" else f", device {answer.cell.device}"
+    title = f"{answer.cell.cause.name}, {answer.cell.row.verdict.name}, notifier {answer.cell.mode}{device}"
     return make_trace(title, world, worst.broke, worst.message, worst.path, worst.loop)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -114,12 +115,17 @@ def _outcomes(work: Sequence[tuple[int, World]], limits: Limits, processes: int)
         return
     first, *rest = work
     yield first[0], explore_world(first[1], limits)  # loads the explorer, once, for all who are forked from here
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _end_on_interrupt) as pool:
         try:
             yield from _shared(pool, rest, limits, 4 * processes)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _end_on_interrupt() -> None:
+    """Ctrl-C reaches every process of the group: the parent says so, the others just end."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 
 def _shared(

@@ -62,7 +62,11 @@ def _scenes(op: Op, wide: Thread, *after: Op, **more: Any) -> tuple[Scene, ...]:
 _WRITE: Final = _op("WRITE")
 
 SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
-    Cause.UNMAP: _scenes(_op("UNMAP"), (_op("UNMAP", 0, 2),), _op("MAP"), _WRITE),
+    Cause.UNMAP: (
+        *_scenes(_op("UNMAP"), (_op("UNMAP", 0, 2),), _op("MAP"), _WRITE),
+        Scene("replace", ((_op("REPLACE"), _WRITE),), (_write(),), {"touched": (0,)}),
+        Scene("mapped-again", ((_op("UNMAP"),), (_op("MAP"),)), (_write(),), {"touched": (0,)}),
+    ),
     Cause.REMAP: _scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
     Cause.DISCARD: _scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
     Cause.RECLAIM: _scenes(_op("RECLAIM"), (_op("RECLAIM"), _op("RECLAIM", 1, 2)), _op("READ")),
@@ -90,14 +94,15 @@ def worlds_of(cell: Cell, quick: bool = False) -> list[World]:
     for cause in causes:
         scenes = SCENES[cause][:1] if len(causes) > 1 else SCENES[cause]
         for scene in scenes[: QUICK_SCENES if quick else None]:
-            found.append(_world(f"{cell.name}/{cause.name.lower()}-{scene.name}", scene, policy, cell.mode))
+            found.append(_world(f"{cell.name}/{cause.name.lower()}-{scene.name}", scene, policy, cell))
     return found
 
 
-def _world(name: str, scene: Scene, policy: Policy, mode: str) -> World:
+def _world(name: str, scene: Scene, policy: Policy, cell: Cell) -> World:
     """The scene's world. A call that fails leaves its range mapped, so nothing new is mapped there in mode spurious."""
-    fields: dict[str, Any] = {"pages": 1, "frames": 2, "slots": 2, **scene.more}
+    kind = {} if cell.device == "hca" else {"device": cell.device, "tlb": False, "file": cell.device == "alias"}
+    fields: dict[str, Any] = {"pages": 1, "frames": 2, "slots": 2, **scene.more, **kind}
     threads = scene.threads
-    if mode == "spurious":
+    if cell.mode == "spurious":
         threads = tuple(tuple(op for op in thread if op.name != "MAP") for thread in threads)
-    return World(name=name, threads=threads, requests=scene.requests, policy=policy, mode=mode, **fields)
+    return World(name=name, threads=threads, requests=scene.requests, policy=policy, mode=cell.mode, **fields)

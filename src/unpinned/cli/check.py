@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--cause", metavar="NAME", action="append", help="only this cause (may be repeated)")
     ask.add_argument("--verdict", metavar="NAME", action="append", help="only this verdict (may be repeated)")
     ask.add_argument("--mode", metavar="NAME", action="append", help="only this notifier mode (may be repeated)")
+    ask.add_argument("--device", metavar="KIND", default="hca", help="hca (default), vm or alias: what copies go through")
     ask.add_argument("--quick", action="store_true", help="the smallest worlds only: seconds instead of minutes")
     ask.add_argument("--states", type=int, default=0, metavar="N", help="cut a world after so many states")
     ask.add_argument("--processes", type=int, default=0, metavar="N", help="worlds explored at once (one a core)")
@@ -106,14 +107,15 @@ def _policy(named: str | None) -> Any:
         raise PolicyError(f"{named}: a policy is TOML or JSON, and text") from None
 
 
-def _choices(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The causes, verdicts and modes that were asked for, in their own order."""
-    from unpinned.check.matrix import MODES
+def _choices(arguments: argparse.Namespace) -> tuple[Any, Any, Any, str]:
+    """The causes, verdicts and modes that were asked for, in their own order, and the device."""
+    from unpinned.check.matrix import DEVICES, MODES
     from unpinned.paging.causes import Cause, Verdict
 
     causes = [Cause[name] for name in _named("--cause", arguments.cause, Cause.__members__)]
     verdicts = [Verdict[name] for name in _named("--verdict", arguments.verdict, Verdict.__members__)]
-    return causes, verdicts, _named("--mode", arguments.mode, MODES)
+    (device,) = _named("--device", [arguments.device], DEVICES)
+    return causes, verdicts, _named("--mode", arguments.mode, MODES), device
 
 
 def _named(option: str, asked: list[str] | None, known: Any) -> list[str]:
@@ -150,8 +152,9 @@ def _print_matrix(found: Any, policy: Any) -> None:
           f"{summary['worlds']:,} worlds, {summary['states']:,} states, {summary['transitions']:,} transitions")  # fmt: skip
     cuts = [each.cut for answer in found if answer.verdict == "BOUNDED" for each in answer.outcomes if each.cut]
     print(*(f"cut: {cut}" for cut in cuts[:5]), sep="\n", end="\n" if cuts else "")
-    never = [name for name, seen in summary["sometimes"].items() if not seen]
-    print("never reached: " + ", ".join(never) if never else "every `sometimes` was reached")
+    if len({answer.cell for answer in found}) == len(matrix.cells()):  # a narrower question has no reason to reach all
+        never = [name for name, seen in summary["sometimes"].items() if not seen]
+        print("never reached: " + ", ".join(never) if never else "every `sometimes` was reached")
 
 
 def _trace_of(answer: Any) -> Any:
