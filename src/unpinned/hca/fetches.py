@@ -39,7 +39,7 @@ def read_request(h, p, b, q, o):
     packets = max(1, (length + h[q + L.QP_MTU] - 1) // h[q + L.QP_MTU])
     move_on(h, q, packets)
     h[q + L.QP_MSN] += 1
-    return start_read(h, q, psn, packets, va, length, be32(b, o + RETH_RKEY))
+    return start_read(h, q, psn, packets, va, length, be32(b, o + RETH_RKEY), 0)
 
 
 @kernel
@@ -52,7 +52,7 @@ def readable(h, q, key, va, length):
 
 
 @kernel
-def start_read(h, q, psn, packets, va, length, key):
+def start_read(h, q, psn, packets, va, length, key, again):
     h[q + L.QP_BUSY] = L.BUSY_READ
     h[q + L.QP_READ_PSN] = psn
     h[q + L.QP_READ_FIRST] = psn
@@ -60,6 +60,7 @@ def start_read(h, q, psn, packets, va, length, key):
     h[q + L.QP_READ_VA] = va
     h[q + L.QP_READ_LEFT] = length
     h[q + L.QP_READ_KEY] = key
+    h[q + L.QP_READ_AGAIN] = again
     make_ready(h, q)
     return TAKEN
 
@@ -119,6 +120,7 @@ def put_aside(h, q, end):
         h[q + L.QP_KEPT_VA] = h[q + L.QP_READ_VA]
         h[q + L.QP_KEPT_LEFT] = h[q + L.QP_READ_LEFT]
         h[q + L.QP_KEPT_KEY] = h[q + L.QP_READ_KEY]
+        h[q + L.QP_KEPT_AGAIN] = h[q + L.QP_READ_AGAIN]
     return 0
 
 
@@ -137,7 +139,7 @@ def duplicate(h, p, b, q, o, psn):
         h[q + L.QP_EPSN] = max(h[q + L.QP_EPSN], psn + packets)
         put_aside(h, q, psn + packets)
         h[q + L.QP_NAKED] = 0
-        return start_read(h, q, psn, packets, va, length, key)
+        return start_read(h, q, psn, packets, va, length, key, 1)
     if flags & O.ATOMIC:
         for i in range(min(h[q + L.QP_AT_TAIL], L.READ_RING)):
             if h[q + L.QP_AT_PSN + i] == psn:

@@ -320,6 +320,7 @@ QP_ASKED: Final = 78  # requester: the last PSN sent that will be answered by it
 QP_RQ_NEXT: Final = 79  # receive that the next SEND goes to
 QP_ERROR: Final = 80  # WC status or NAK syndrome that ended it
 QP_STARVED: Final = 81  # waits for a free fault slot
+QP_READ_AGAIN: Final = 82  # 1: the READ under way repeats one that was answered before
 QP_READ_LIVE: Final = 83  # READ/atomic requests of the peer that wait
 QP_READ_KEY: Final = 86
 QP_ATOMIC_VALUE: Final = 87  # of the response that is owed
@@ -336,7 +337,8 @@ QP_KEPT_END: Final = QP_KEPT_FIRST + 2  # 0: there is none
 QP_KEPT_VA: Final = QP_KEPT_FIRST + 3
 QP_KEPT_LEFT: Final = QP_KEPT_FIRST + 4
 QP_KEPT_KEY: Final = QP_KEPT_FIRST + 5
-QP_WORDS: Final = QP_KEPT_FIRST + 6
+QP_KEPT_AGAIN: Final = QP_KEPT_FIRST + 6
+QP_WORDS: Final = QP_KEPT_FIRST + 7
 
 BUSY_READ: Final = 1
 BUSY_ATOMIC: Final = 2

@@ -16,7 +16,7 @@ from unpinned.hca.outgoing import add_packet, can_send, next_offset
 from unpinned.hca.parking import FAILED, READY, ask, forget_requests, settled, state
 from unpinned.hca.ready import make_ready
 from unpinned.hca.regions import HIT, MISS, authorize, describe, lookup
-from unpinned.hca.verdicts import refuse, rnr, start_park
+from unpinned.hca.verdicts import answer_later, refuse, rnr, start_park
 from unpinned.paging import layout as P
 from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
@@ -55,6 +55,7 @@ def carry_on(h, q):
     h[q + L.QP_READ_VA] = h[q + L.QP_KEPT_VA]
     h[q + L.QP_READ_LEFT] = h[q + L.QP_KEPT_LEFT]
     h[q + L.QP_READ_KEY] = h[q + L.QP_KEPT_KEY]
+    h[q + L.QP_READ_AGAIN] = h[q + L.QP_KEPT_AGAIN]
     h[q + L.QP_KEPT_END] = 0
     make_ready(h, q)
     return 1
@@ -137,7 +138,12 @@ def give_up_park(h, p, q, now):
     if h[q + L.QP_KEPT_END]:  # what it interrupted is what the peer waits for; else it would have asked for that again
         return carry_on(h, q)
     psn = h[q + L.QP_READ_PSN] if reading else h[q + L.QP_EPSN]
+    timer = W.rnr_code(max(h[L.H_FAULT_NS], now - since))
     h[q + L.QP_BUSY] = 0
-    forget_requests(h, q)
     h[L.C_RNR_NAK_FAULT] += 1
-    return rnr(h, p, q, psn, W.rnr_code(max(h[L.H_FAULT_NS], now - since)))
+    if reading and h[q + L.QP_READ_AGAIN]:
+        # A repetition, of which the peer may know nothing: what it has sent since stays, and is answered.
+        make_ready(h, q)
+        return answer_later(h, p, q, psn, L.SYNDROME_RNR | timer)
+    forget_requests(h, q)
+    return rnr(h, p, q, psn, timer)

@@ -241,6 +241,20 @@ def test_a_stray_copy_of_something_older_does_not_end_a_parked_read(atomic: bool
     end.quiet()
 
 
+def test_a_stray_copy_that_parks_too_long_costs_nothing_of_what_came_since() -> None:
+    """Its RNR NAK is stale to the peer, which waits for an answer to its WRITE (I9; found by the swarm)."""
+    end = End(2)
+    there, gone = end.buffer(64), end.buffer(4096, pinned=False)
+    peer = peer_of(end, park_ns=2 * MS)
+    read = peer.packet(O.RC_READ_REQUEST, 100, reth=(gone.va, gone.key, 64))
+    assert psns(peer.give(read)) == [100]
+    end.discard(gone.pages())
+    end.fault_after = 50 * MS
+    assert peer.give(read, peer.packet(O.RC_WRITE_ONLY, 101, b"new!", reth=(there.va, there.key, 4))) == []
+    assert peer.wait(2 * MS)[-1]["psn"] == 101 and there.array[:4].tobytes() == b"new!"
+    assert peer.heard[-1]["aeth"][0] == 0x1F
+
+
 def test_a_parked_read_may_be_asked_for_again_from_a_later_place() -> None:
     peer, there = streaming()
     assert peer.give(peer.packet(O.RC_READ_REQUEST, 170, reth=(there.va, there.key, 58 * 1024)))[0]["psn"] == 170
