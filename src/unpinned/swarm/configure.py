@@ -14,7 +14,7 @@ from unpinned.swarm import layout as S
 from unpinned.swarm.chance import CONFIG, DEATH, STORES, begin, between, draw, left_out
 from unpinned.swarm.events import push
 from unpinned.swarm.memory import device_at, device_words, host_at, paging_at, paging_words
-from unpinned.swarm.workload import direction_at, slot_at, write_pattern
+from unpinned.swarm.workload import MIX_READ, direction_at, slot_at, write_pattern
 
 PARK_PART = 4  # the longest park is this part of the peer's timeout
 
@@ -58,6 +58,7 @@ def configure(w, b, c):
     w[S.C_RETRY] = 7
     w[S.C_RNR_RETRY] = 7
     w[S.C_SERIAL] = 0
+    w[S.C_FIXED] = 0
     for i in range(S.W_CONFIG, S.HEADER_WORDS):
         if c[i - S.W_CONFIG] != S.NEVER:
             w[i] = c[i - S.W_CONFIG]
@@ -75,6 +76,9 @@ def set_host(w, host):
     """Depths and limits of one host's blocks."""
     h = words_at(device_at(w, host), device_words(w, host))
     p = words_at(paging_at(w, host), paging_words(w, host))
+    h[L.H_FAULT_NS] = w[S.C_MINOR_NS]
+    if w[S.C_FIXED]:
+        return 0  # as it was made: roomy
     h[L.H_WINDOW] = between(w, 2_000, 60_000)
     h[L.H_READ_CHUNK] = between(w, 300, 8_000)
     h[L.H_TX_BURST] = between(w, 1, 16)
@@ -82,7 +86,6 @@ def set_host(w, host):
     h[L.H_PACKET_DEPTH] = between(w, 1, h[L.H_PACKET_DEPTH])
     h[L.H_ACT_DEPTH] = between(w, 6, h[L.H_ACT_DEPTH])
     h[L.H_POOL_LIMIT] = between(w, 2, h[L.H_POOL_LIMIT])
-    h[L.H_FAULT_NS] = w[S.C_MINOR_NS]
     p[P.DMA_CAPACITY] = between(w, L.SGE_MAX + 2, p[P.DMA_CAPACITY])
     p[P.FAULT_CAPACITY] = between(w, 1, p[P.FAULT_CAPACITY])
     p[P.RETRIES_MAX] = between(w, 1, 16)
@@ -121,13 +124,16 @@ def set_queue_pair(w, d, psn):
     h[q + L.QP_RNR_RETRIES] = w[S.C_RNR_RETRY]
     o[r + L.QP_PARK_NS] = w[S.C_PARK_NS]
     o[r + L.QP_MIN_RNR] = 1 + draw(w, 14)
-    reads = between(w, 1, L.READ_RING)
+    reads = L.READ_RING if w[S.C_FIXED] else between(w, 1, L.READ_RING)
     h[q + L.QP_RD_MAX] = reads
     o[r + L.QP_DEST_RD_MAX] = between(w, reads, L.READ_RING)
     window = max(1, min(h[L.H_WINDOW] // w[S.C_MTU], o[L.H_POOL_LIMIT]))
     h[q + L.QP_CWND] = window
     h[q + L.QP_CWND_MAX] = window
-    w[at + S.DR_COUNT] = min(S.OPS, draw(w, w[S.C_OPS] + 1) if d & 1 else w[S.C_OPS])
+    count = w[S.C_OPS]
+    if d & 1:
+        count = 0 if w[S.C_FIXED] else draw(w, count + 1)
+    w[at + S.DR_COUNT] = min(S.OPS, count)
     w[S.W_OPS_LEFT] += w[at + S.DR_COUNT]
     return 0
 
@@ -138,15 +144,17 @@ def start(w, b):
     begin(w, CONFIG, 1)
     for i in range(w[S.W_DIRECTIONS] * 2 * S.SLOTS):
         s = slot_at(w, i)
-        if draw(w, 2):
+        if w[S.C_FIXED] == 0 and draw(w, 2):
             write_pattern(w, b, w[s + S.SL_HOST], w[s + S.SL_VA], S.SLOT_BYTES // (1 + draw(w, 3)), 1000 + i)
+        if w[S.C_FIXED] and w[s + S.SL_ROLE] == S.ROLE_TARGET and w[S.C_MIX] == MIX_READ:
+            write_pattern(w, b, w[s + S.SL_HOST], w[s + S.SL_VA], S.SLOT_BYTES, 1000 + i)
     for d in range(w[S.W_DIRECTIONS]):
-        push(w, 1_000 + draw(w, 5_000), S.EV_POST, d, 0)
+        push(w, 1_000 + (0 if w[S.C_FIXED] else draw(w, 5_000)), S.EV_POST, d, 0)
     w[S.W_NEXT_NOTICE] = 1 + draw(w, w[S.C_GAP]) if w[S.C_GAP] else S.NEVER
     w[S.W_NEXT_STORE] = 1 + draw(w, w[S.C_STORE_GAP]) if w[S.C_STORE_GAP] else S.NEVER
     begin(w, DEATH, 0)
     w[S.W_DEATH] = S.NEVER
-    if draw(w, 16) == 0 and left_out(w, S.MASK_DEATH, 0) == 0 and w[S.C_PROFILE] == S.PROFILE_OURS:
+    if draw(w, 16) == 0 and left_out(w, S.MASK_DEATH, 0) == 0 and w[S.C_FIXED] == 0:
         w[S.W_DEATH] = 50 + draw(w, 600)
     return 0
 

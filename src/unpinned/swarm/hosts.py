@@ -41,7 +41,7 @@ def step_round(w, b, host):
     completions(w, b, h, host)
     receive(h, p, a, now)
     if w[S.C_PROFILE] == S.PROFILE_ADAPTER:
-        adapt_receive(w, h, p, host)
+        adapt_receive(w, h, host)
     turns(h, p, a, now)
     run_timers(w, h, p, host)
     completions(w, b, h, host)
@@ -138,6 +138,8 @@ def note_timeouts(w, h, host, before, suspect):
     count = h[L.C_TIMEOUTS] - before
     if count > 0:
         w[S.W_TIMEOUTS] += count
+        if suspect >= 0:
+            w[w[S.W_DIRECTION] + suspect * S.DIRECTION_WORDS + S.DR_DAMMED] = 0
         trace(w, S.EV_POST, host, suspect, -1, count, 0)
         # Nothing was lost, or overtaken behind a NAK (and then dropped in silence): a timeout would be the fault of a fault.
         if suspect >= 0 and w[S.W_HARMED] == 0 and w[S.C_PROFILE] == S.PROFILE_OURS:

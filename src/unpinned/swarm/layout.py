@@ -113,6 +113,7 @@ C_LENGTH: Final = 93  # longest message
 C_RETRY: Final = 94
 C_RNR_RETRY: Final = 95
 C_SERIAL: Final = 96  # 1: one fault of a host at a time
+C_FIXED: Final = 97  # 1: roomy buffers, lengths as given, every operation at the same place
 HEADER_WORDS: Final = 128
 
 PROFILE_OURS: Final = 0
@@ -233,7 +234,8 @@ DR_RECV_DUE: Final = 16  # receives to be posted by now
 DR_SLOT: Final = 17  # first place at DR_FROM; those at DR_TO follow
 DR_DAMMED: Final = 18  # the imitated adapter: PSNs below are not sent again by themselves
 DR_TRIES: Final = 19  # posts that found their places in use, in a row
-DIRECTION_WORDS: Final = 20
+DR_REREAD: Final = 20  # the imitated adapter: when it asks again for a dropped response, 0: not
+DIRECTION_WORDS: Final = 24
 
 # ---- an operation ---------------------------------------------------------------------------------------------------
 OP_STATE: Final = 0

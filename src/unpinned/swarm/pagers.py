@@ -118,7 +118,7 @@ def next_chunk(w, p, host, slot):
     begin(w, PAGES, index)
     if draw(w, 256) < w[S.C_SLOW] and left_out(w, S.MASK_SLOW, index) == 0:
         ns = w[S.C_SLOW_NS]
-    if w[S.C_PROFILE] == S.PROFILE_OURS:
+    if w[S.C_FIXED] == 0:
         ns = spread(w, ns)
     when = w[S.W_NOW] + ns
     if w[S.C_SERIAL]:  # a firmware that serves one fault after the other

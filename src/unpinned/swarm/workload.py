@@ -34,6 +34,8 @@ from unpinned.swarm.memory import (
 )
 
 RETRY_NS = 3_000
+MIX_WRITE = 7
+MIX_READ = 8
 SENDS = 1 << L.WR_SEND | 1 << L.WR_SEND_WITH_IMM
 RECEIVES = SENDS | 1 << L.WR_RDMA_WRITE_WITH_IMM
 WRITES = 1 << L.WR_RDMA_WRITE | 1 << L.WR_RDMA_WRITE_WITH_IMM
@@ -70,6 +72,8 @@ def kind_of(w):
     """A kind of operation, by the schedule's mix."""
     x = draw(w, 16)
     mix = w[S.C_MIX]
+    if mix >= MIX_WRITE:
+        return L.WR_RDMA_READ if mix == MIX_READ else L.WR_RDMA_WRITE
     if mix == 1:
         return L.WR_RDMA_READ if x < 11 else L.WR_RDMA_WRITE
     if mix == 2:
@@ -116,6 +120,13 @@ def choose(w, d, k):
     x0 = draw(w, 1000) + 1
     shared = draw(w, 3) == 0
     fenced = draw(w, 12) == 0
+    if w[S.C_FIXED]:
+        length = w[S.C_LENGTH]
+        local = w[at + S.DR_SLOT] + k % (S.SLOTS - 1)
+        remote = w[at + S.DR_SLOT] + S.SLOTS
+        from_at = 0
+        to_at = 0
+        fenced = False
     w[o + S.OP_KIND] = kind
     atomic = is_one_of(w, o, ATOMICS)
     stores = is_one_of(w, o, STORES)
