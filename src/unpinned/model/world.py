@@ -117,6 +117,10 @@ class World:
             demand(op.name in M.OPS[1:-1], "threads", f"{op.name!r}: no such operation ({', '.join(M.OPS[1:-1])})")
             last = max(op.end, op.start + 1)
             demand(0 <= op.start < last <= self.pages, "threads", f"{op}: not inside {self.pages} pages")
+            single = op.name in ("RECLAIM", "MIGRATE", "MERGE")
+            demand(
+                not single or last == op.start + 1, "threads", f"{op}: takes one page; a range is several operations"
+            )
             target = op.arg + last - op.start if op.name == "REMAP" else op.arg + 1 if op.name == "MERGE" else 0
             demand(
                 0 <= op.arg and target <= self.pages, "threads", f"{op}: its target is not inside {self.pages} pages"
