@@ -121,6 +121,7 @@ def put_aside(h, q, end):
         h[q + L.QP_KEPT_LEFT] = h[q + L.QP_READ_LEFT]
         h[q + L.QP_KEPT_KEY] = h[q + L.QP_READ_KEY]
         h[q + L.QP_KEPT_AGAIN] = h[q + L.QP_READ_AGAIN]
+        h[q + L.QP_PARK_UNTIL] = 0  # what comes now has its own time
     return 0
 
 

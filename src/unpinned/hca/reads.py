@@ -135,14 +135,13 @@ def give_up_park(h, p, q, now):
     since = h[q + L.QP_PARK_SINCE]
     if h[q + L.QP_PARK_FAULT] > 0:
         since = p[h[q + L.QP_PARK_FAULT] - 1 + P.FAULT_SINCE]
-    if h[q + L.QP_KEPT_END]:  # what it interrupted is what the peer waits for; else it would have asked for that again
-        return carry_on(h, q)
     psn = h[q + L.QP_READ_PSN] if reading else h[q + L.QP_EPSN]
     timer = W.rnr_code(max(h[L.H_FAULT_NS], now - since))
     h[q + L.QP_BUSY] = 0
     h[L.C_RNR_NAK_FAULT] += 1
     if reading and h[q + L.QP_READ_AGAIN]:
-        # A repetition, of which the peer may know nothing: what it has sent since stays, and is answered.
+        # A repetition, of which the peer may know nothing: what it has interrupted goes on, what came since stays.
+        carry_on(h, q)
         make_ready(h, q)
         return answer_later(h, p, q, psn, L.SYNDROME_RNR | timer)
     forget_requests(h, q)
