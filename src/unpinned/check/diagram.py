@@ -57,7 +57,7 @@ def svg(trace: Trace) -> str:
         f'<rect width="100%" height="100%" rx="6" fill="{PAPER}"/>',
         *_bands(trace, at),
         *_heads(trace, at, height),
-        *(line for span in _stacked(trace.spans()) for line in _span(*span, at, height)),
+        *(line for span in _stacked(trace.spans()) for line in _span(*span, trace.events, at, height)),
         *(line for number, event in enumerate(trace.events) for line in _event(number, event, at)),
         *_loop(trace, at),
         "</svg>",
@@ -145,19 +145,21 @@ def _stacked(spans: Sequence[Span]) -> list[tuple[Span, int]]:
     return placed
 
 
-def _span(span: Span, column: int, at: _Layout, height: float) -> list[str]:
+def _span(span: Span, column: int, events: Sequence[Event], at: _Layout, height: float) -> list[str]:
     if span.lane not in at.lanes:
         return []
     x = at.lanes[span.lane] - 5 + 13 * column
     top = at.y(span.first)
     bottom = at.y(span.last) if span.last >= 0 else height - 14
     color = TONES.get(span.tone, TONES[""])
-    middle = (top + bottom) / 2
     bar = (
         f'<rect x="{x:.1f}" y="{top:.1f}" width="10" height="{max(8.0, bottom - top):.1f}" rx="3" fill="{color}" '
         f'fill-opacity="0.22" stroke="{color}" stroke-width="1"><title>{escape(span.label)}</title></rect>'
     )
-    if bottom - top < CHARACTER * len(span.label) + 10:
+    boxes = [at.y(i) for i, event in enumerate(events) if event.lane == span.lane and top < at.y(i) < bottom]
+    edges = [top, *boxes, bottom]
+    gap, middle = max((low - high, (low + high) / 2) for high, low in zip(edges, edges[1:]))
+    if gap < 4.6 * len(span.label) + 26:  # the name would be cut by a box
         return [bar]
     turned = f'transform="rotate(-90 {x + 5:.1f} {middle:.1f})" font-size="8.5"'
     return [bar, _text(x + 5, middle + 3, span.label, color, "middle", turned)]

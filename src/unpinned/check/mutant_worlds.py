@@ -41,6 +41,7 @@ WORLDS: Final[dict[str, World]] = {
         _world("prefetch", (Op("UNMAP"),), requests=(Request("PREFETCH"),)),
         _world("reaper", (Op("OOM"),)),
         _world("discard-three-times", (Op("DISCARD"), Op("DISCARD"), Op("DISCARD"))),
+        _world("unrelated", (Op("DISCARD", 1),), requests=(_READ,), pages=2, touched=(0, 1), loops=(0,)),
         _world("protect", (Op("PROTECT"),), frames=1, policy=_BY_CAUSE),
         _world("reclaim-refused", (Op("RECLAIM"), Op("READ")), policy=_BY_CAUSE),
         _world("reclaim-refused-at-last", (Op("RECLAIM"),), policy=_BY_CAUSE),

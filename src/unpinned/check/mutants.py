@@ -208,6 +208,12 @@ _PAGING: Final = (
         world="discard-two-pages", kills="I8",
     ),
     Mutant(
+        "waits-for-every-invalidation", "paging.collisions", "is_active",
+        "            if p[at + P.ACTIVE_START] < end and start < p[at + P.ACTIVE_END]:\n", "            if start < end:\n",
+        "[odp] a fault waits for all active ranges of the address space: invalidations of other pages starve it",
+        world="unrelated", kills="LIVELOCK",
+    ),
+    Mutant(
         "downgrade-keeps-write", "paging.notifier", "invalidate_start",
         "        keep, which = ~P.WRITE,", "        keep, which = -1,",
         "the reads go on, and so do the writes",

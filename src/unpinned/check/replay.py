@@ -14,8 +14,8 @@ from typing import Any, Final
 from unpinned.check import requests
 from unpinned.check.explain import reason
 from unpinned.check.matrix import Answer
-from unpinned.check.picture import differences, picture, places, under_way
-from unpinned.check.trace import Event, Trace
+from unpinned.check.picture import EMPTY, Groups, differences, picture, places, under_way
+from unpinned.check.trace import Cell, Event, Trace
 from unpinned.check.worlds import worlds_of
 from unpinned.model.layout import Block
 from unpinned.model.narration import Step
@@ -74,8 +74,8 @@ def make_trace(
     """Run the steps and describe each: who, what, what answer, what changed."""
     steps = replay(world, numbers)
     states = states_of(world, numbers)
-    groups = places(states[0])
-    pictures, periods = [picture(w) for w in states], [under_way(w) for w in states]
+    periods = [under_way(w) for w in states]
+    groups, pictures = _used(places(states[0]), [picture(w) for w in states])
     events = [
         dataclasses.replace(
             _event(world, step),
@@ -106,6 +106,18 @@ def make_trace(
     )
 
 
+def _used(groups: Groups, pictures: list[tuple[Cell, ...]]) -> tuple[Groups, list[tuple[Cell, ...]]]:
+    """Without the groups in which nothing ever is."""
+    kept, columns, first = [], [], 0
+    for name, cells in groups:
+        here = range(first, first + len(cells))
+        first += len(cells)
+        if any(made[i] != EMPTY for made in pictures for i in here):
+            kept.append((name, cells))
+            columns += here
+    return tuple(kept), [tuple(made[i] for i in columns) for made in pictures]
+
+
 _ORDER: Final = ("thread", "host", "device", "worker", "request")
 _TONES: Final = {"thread": "host", "host": "host", "worker": "fault", "device": "device", "request": "copy"}
 
@@ -123,7 +135,10 @@ def _event(world: World, step: Step) -> Event:
         lane = {"worker": f"worker {words[1]}", "host": "host"}.get(words[-1], device)
     text = step.action.partition("  **")[0]
     if words[0] in ("thread", "request"):  # what it is about stands below the lane's name
-        text = text.partition(": ")[2] or text
+        about, _, what = text.partition(": ")
+        text = text if not what or what.startswith("done") else what
+    if world.device != "hca":  # what was translated is no frame
+        text = re.sub(r"(-> |into |from )frame", r"\1mapping" if world.device == "vm" else r"\1file block", text)
     text, _, answer = text.partition(" -> ") if "invalidate_start" in text else (text, "", "")
     told = re.search(r" on (device \d+)", text)
     if told:

@@ -68,7 +68,11 @@ SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
         Scene("mapped-again", ((_op("UNMAP"),), (_op("MAP"),)), (_write(),), {"touched": (0,)}),
     ),
     Cause.REMAP: _scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
-    Cause.DISCARD: _scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
+    Cause.DISCARD: (
+        *_scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
+        # The same for ever on another page: it must starve nobody.
+        Scene("unrelated", ((_op("DISCARD", 1, 2),),), (_read(), _write()), {"pages": 2, "touched": (0, 1), "loops": (0,)}),
+    ),
     Cause.RECLAIM: _scenes(_op("RECLAIM"), (_op("RECLAIM"), _op("RECLAIM", 1, 2)), _op("READ")),
     Cause.MIGRATE: _scenes(_op("MIGRATE"), (_op("COLLAPSE", 0, 2),), _op("READ"), frames=4),
     Cause.COW: _scenes(_op("FORK"), (_op("FORK"), _op("WRITE", 0, 2)), _WRITE, frames=4),
