@@ -321,6 +321,28 @@ def in_child(a: End, b: End) -> int:
     return 0
 
 
+@pytest.mark.parametrize("after_s", [0, 0.005, 0.02])
+def test_a_fork_while_the_first_device_s_threads_begin(after_s):
+    """They load their kernels under the compiler's lock; a child that opens a device of its own needs it."""
+    printed = run_python(f"""
+import os, signal, time
+from support.verbs import pair
+from unpinned import verbs as v
+context = v.Context()
+began = time.monotonic()
+while time.monotonic() - began < {after_s}: pass
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    with pair() as (a, b):
+        a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 4096)
+        a.wait()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+""", path=TESTS)  # fmt: skip
+    assert printed == "0\n"
+
+
 def test_fork_under_load():
     printed = run("""
 thread = threading.Thread(target=hammer, daemon=True)

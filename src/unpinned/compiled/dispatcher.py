@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -190,3 +191,9 @@ def _result(
         lifted=(),
     )
     return CompileResult(**fields)
+
+
+# A fork waits until no thread loads or compiles a kernel: its child would find the lock taken, for ever.
+os.register_at_fork(
+    before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release, after_in_child=global_compiler_lock.release
+)

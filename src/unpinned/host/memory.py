@@ -51,6 +51,15 @@ _locked = RangeCount()
 _locked_guard = threading.RLock()  # a collection inside it may close another mapping
 
 
+def _after_fork_in_child() -> None:
+    """Locked memory is not inherited; and another thread may have been at it."""
+    global _locked, _locked_guard
+    _locked, _locked_guard = RangeCount(), threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 @dataclass
 class Mapping:
     """One registered range as the device sees it. Close it when no copy can be under way any more."""
