@@ -163,7 +163,7 @@ def read(case: Case, world: Image, t: image.Words) -> Outcome:
 def fingerprint(world: Image) -> str:
     """Of everything in a world: its words, but for the trace's and raw addresses, and its memory."""
     words = world.w.copy()
-    words[[S.W_TRACE, S.W_TRACE_COUNT, S.W_NET_BYTES]] = 0
+    words[[S.W_TRACE, S.W_TRACE_DEPTH, S.W_TRACE_COUNT, S.W_NET_BYTES]] = 0
     digest = hashlib.sha256(words[: int(words[S.W_SOURCE_WORDS])].tobytes())
     for host in range(int(words[S.W_HOSTS])):
         at = int(words[S.W_HOST]) + host * S.HOST_WORDS
