@@ -108,7 +108,9 @@ def make_trace(
 
 def _used(groups: Groups, pictures: list[tuple[Cell, ...]]) -> tuple[Groups, list[tuple[Cell, ...]]]:
     """Without the groups in which nothing ever is."""
-    kept, columns, first = [], [], 0
+    kept: list[tuple[str, tuple[str, ...]]] = []
+    columns: list[int] = []
+    first = 0
     for name, cells in groups:
         here = range(first, first + len(cells))
         first += len(cells)

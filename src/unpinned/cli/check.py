@@ -1,10 +1,10 @@
 """Explore every interleaving of small worlds, and say what breaks.
 
-Prints a matrix: for each cause and verdict, in each notifier mode, "safe" (all
-of its worlds were exhausted), "cut" (a bound came first), or the invariant that
-breaks and the length of a shortest trace, as in I1/9. --policy asks for the
-rows of one policy. Where one cell is asked for, its trace is printed too, and
---html draws it. --explain says what invariants, modes and verdicts mean.
+Prints a matrix: for each cause and verdict, in each notifier mode, "safe"
+(all of its worlds were exhausted), "cut" (a bound came first), or what breaks
+and the length of a shortest trace, as in I1/9. --policy asks for the rows of
+one policy. Where one cell is asked for, its trace is printed too, and --html
+draws it. --explain says what invariants, modes and verdicts mean.
 
 The status is 1 when a policy, a single cell or a replayed trace is UNSAFE, and
 when a mutant survives.
