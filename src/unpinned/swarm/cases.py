@@ -161,12 +161,15 @@ def read(case: Case, world: Image, t: image.Words) -> Outcome:
 
 
 def fingerprint(world: Image) -> str:
-    """Of everything in a world: its words, but for the trace's and raw addresses, and its memory."""
+    """Of everything in a world: its words, but for the trace's and raw addresses, and its memory in use."""
     words = world.w.copy()
     words[[S.W_TRACE, S.W_TRACE_DEPTH, S.W_TRACE_COUNT, S.W_NET_BYTES]] = 0
     digest = hashlib.sha256(words[: int(words[S.W_SOURCE_WORDS])].tobytes())
     for host in range(int(words[S.W_HOSTS])):
         at = int(words[S.W_HOST]) + host * S.HOST_WORDS
-        for start, pages in ((S.HO_BYTES, S.HO_FRAMES), (S.HO_SHADOW, S.HO_PAGES)):
-            digest.update(world.b[words[at + start] : words[at + start] + words[at + pages] * S.PAGE].tobytes())
+        shadow, frames = int(words[at + S.HO_SHADOW]), int(words[at + S.HO_BYTES])
+        digest.update(world.b[shadow : shadow + int(words[at + S.HO_PAGES]) * S.PAGE].tobytes())
+        for frame in range(int(words[at + S.HO_FRAMES])):
+            if words[words[at + S.HO_FRAME] + frame * S.FRAME_WORDS + S.FR_STATE]:  # a free one holds what it held
+                digest.update(world.b[frames + frame * S.PAGE : frames + (frame + 1) * S.PAGE].tobytes())
     return digest.hexdigest()[:16]
