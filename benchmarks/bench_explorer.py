@@ -60,7 +60,12 @@ def measure(options: Options) -> list[Figure]:
     for name, world in WORLDS.items():
         search = Search(world, Limits(states=16), liveness=False)
         kept = gave[name][0].result.bytes_per_state
-        parts = {"packed_bytes": 8 * search.stride, "kept_bytes": kept, "with_livelocks": kept + 64}
+        parts = {
+            "packed_bytes": 8 * search.stride,
+            "kept_bytes": kept,
+            "with_livelocks": kept + 64,
+            "table_bytes": "48 to 96",
+        }
         figures.append(Figure(f"a state of {name}", 8 * search.stride, "bytes", "<= 2048", parts))
     smallest = World("smallest", pages=1, frames=2, devices=2, requests=(Request("READ"), Request("READ", device=1)))
     told = World(**{**smallest.__dict__, "threads": ((Op("UNMAP"),),)})

@@ -11,7 +11,7 @@ paging block `p` (paging/layout.py) per device, which the live step functions wo
            | scratch (one paging block, for "a refusal changes nothing")
 
 The explorer keeps of this only the words that can change (`canonical.state_words`), each as 16 bits: a world of three
-pages and one device is about 170 of them. For large worlds (virtual time, 2**18 pages) the same functions run on the
+pages and one device is about 240 of them. For large worlds (virtual time, 2**18 pages) the same functions run on the
 block as it is; W_LISTS = 1 then takes frames and slots from free lists instead of "the lowest free one", O(1) each.
 
 Numbers. Pages are counted from 0, frames, slots and mapping ids from 1 (0: none). A *slot* is a block of backing store: swap,
