@@ -17,7 +17,6 @@ from unpinned.study.charts import engineering
 from unpinned.study.table import percent, short
 
 WIDTH: Final = 120
-COMMAND: Final = "unpinned answers --out docs/answers.md"
 
 
 def render(found: Evidence) -> str:
@@ -63,6 +62,7 @@ def _names(causes: Iterable[str]) -> str:
 
 
 def _head(found: Evidence) -> str:
+    command = f"unpinned answers {'--quick ' if found.quick else ''}--out docs/answers.md"
     hca, alias = found.kinds["hca"], found.kinds["alias"]
     cure = "the same worlds are SAFE" if alias.verdict == "SAFE" else f"even there: {alias.verdict} {alias.broke}"
     return f"""
@@ -71,7 +71,7 @@ def _head(found: Evidence) -> str:
 In 2011 an InfiniBand driver with pageable memory was proposed on linux-mm, and four questions were asked about MMU notifiers.
 Here they are answered by exploring every interleaving of small worlds (`unpinned check`: {found.worlds:,} worlds,
 {found.states:,} states) and by running workloads in virtual time (`unpinned study`), both with the step functions that run live.
-This page is written by `{COMMAND}`: no figure in it was typed.
+This page is written by `{command}`: no figure in it was typed.
 
 ## What user space can and cannot do on Linux today
 

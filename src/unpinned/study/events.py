@@ -75,7 +75,7 @@ def begin(s, x):
     s[S.FILL] = -1
     for actor in range(s[S.ACTOR_COUNT]):
         if s[s[S.ACTORS] + actor * S.ACTOR_WORDS + S.A_KIND] == S.KIND_STREAM:
-            next_request(s, x, actor, 97 * actor)  # not all in one moment
+            next_request(s, x, actor, s[S.STREAMS_FROM] + 97 * actor)  # not all in one moment
     return 0
 
 

@@ -63,6 +63,7 @@ TABLE_WORDS: Final = 31  #: length of each device's paging block
 HELD_NEXT: Final = 30  #: where the search for a free held record begins
 
 # --- header: the HCA's and the host's times (profiles.py) ----------------------------------------------------------------
+STREAMS_FROM: Final = 51  #: when the streams' first requests arrive
 T_REPORT: Final = 32  #: a miss until the host knows of it, ns
 T_REPORT_PAGE: Final = 33  #: and for each page that the fault covers
 T_SCAN: Final = 34  #: one look at the host's page table
