@@ -109,9 +109,11 @@ def state(h, p, q, field, now):
     if s != P.FAULT_DONE and s != P.FAULT_FAILED:
         return WAITING
     error = p[slot + P.FAULT_ERRNO]
+    if p[slot + P.FAULT_TOKEN] != q:
+        error = P.EAGAIN  # joined: it may have failed at a page that only the one who began it needs
     h[L.H_FAULT_NS] += (now - p[slot + P.FAULT_SINCE] - h[L.H_FAULT_NS]) >> 3
     fault_end(p, slot)
-    # EAGAIN: the fault lost too many races; its request starts it anew.
+    # EAGAIN: the fault lost too many races, or was another's; its request starts it anew.
     h[q + field] = 0 if error == P.EAGAIN else -error
     return READY if h[q + field] == 0 else FAILED
 
