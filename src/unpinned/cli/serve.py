@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--writable", action="store_true", help="let clients write to the files")
     parser.add_argument("--dtype", help="NumPy dtype of the files that are not .npy")
     parser.add_argument("--shape", type=_shape, metavar="N,N", help="shape of a raw file; -1 for what fits")
+    parser.add_argument("--record", metavar="PATH", help="record what the device does, for `unpinned replay`")
     parser.add_argument("--offset", type=int, default=0, metavar="BYTES", help="where a raw file's data begins")
 
 
@@ -45,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
             token = make_token(arguments.token_file)
         port = DEFAULT_PORT if arguments.port is None else arguments.port
         with serve(files, arguments.address, token, writable=arguments.writable, port=port) as server, _terminable():
+            if arguments.record:
+                server.record(arguments.record)
             stats = server.stats()
             _announce(stats, arguments)
             try:

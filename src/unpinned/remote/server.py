@@ -71,6 +71,10 @@ class Server:
         """What clients connect to: HOST:PORT."""
         return str(self._address)
 
+    def record(self, path: str | os.PathLike[str]) -> None:
+        """Record what the device does, for ``unpinned replay``, until the server closes. OSError: the file cannot be written."""
+        self._regions.context.device.record(os.fspath(path))
+
     def wait(self, timeout: float | None = None) -> bool:
         """Until it is closed (by another thread, or Ctrl-C), at most *timeout* seconds; whether it is."""
         return self._over.wait(timeout)
