@@ -101,13 +101,20 @@ def admit_request(h, p, b, q, o, n, now):
     if psn < epsn and busy == 0:
         return request(h, p, b, q, o, n, 0, now)  # answered at once, ahead of what is parked
     if psn < epsn and busy == L.BUSY_READ:
-        if psn == h[q + L.QP_READ_END]:
+        if psn == h[q + L.QP_READ_END] and not (waiting and first_waits(h, b, q, psn)):
             forget_requests(h, q)  # the peer sends again all that follows this READ
             return line_up(h, b, q, o, n, psn)
         if psn < h[q + L.QP_READ_END] and O.OPCODE[b[o]] & (O.READ | O.ATOMIC):
             return request(h, p, b, q, o, n, 0, now)
     h[L.C_DUPLICATE_PARKED] += 1  # of what waits here: dropped in silence, it holds its PSN
     return TAKEN
+
+
+@kernel
+def first_waits(h, b, q, psn):
+    """Whether the oldest request that waits is the one of this PSN."""
+    place = h[L.H_POOL_ARENA] + h[q + L.QP_PEND_HEAD] * L.PACKET_BYTES
+    return be24(b, place + W.BTH_PSN) == psn & L.PSN_MASK
 
 
 @kernel

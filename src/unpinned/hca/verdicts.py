@@ -39,9 +39,13 @@ def act(h, p, q, kind, first, psn, flags, pool):
 
 @kernel
 def reply(h, q, kind, psn, syndrome, msn):
-    """Owe the peer an answer. A later one takes an earlier one's place, a repeated acknowledgement none of a later PSN."""
-    if kind == L.REPLY_ACK and h[q + L.QP_REPLY] and h[q + L.QP_REPLY_PSN] > psn:
-        return 0
+    """Owe the peer an answer. A later one takes an earlier one's place; a repeated acknowledgement none of a later PSN, and no
+    acknowledgement that of an RNR NAK, which may be for a repeated READ before it: the peer would never ask for that again.
+    """
+    if kind == L.REPLY_ACK and h[q + L.QP_REPLY]:
+        not_ready = h[q + L.QP_REPLY] == L.REPLY_NAK and h[q + L.QP_REPLY_SYNDROME] & 0xE0 == L.SYNDROME_RNR
+        if not_ready or h[q + L.QP_REPLY_PSN] > psn:
+            return 0
     h[q + L.QP_REPLY] = kind
     h[q + L.QP_REPLY_MSN] = msn
     h[q + L.QP_REPLY_PSN] = psn

@@ -255,6 +255,21 @@ def test_a_stray_copy_that_parks_too_long_costs_nothing_of_what_came_since() -> 
     assert peer.heard[-1]["aeth"][0] == 0x1F
 
 
+def test_a_second_copy_of_what_waits_behind_a_repeated_read_is_dropped() -> None:
+    """Else what came behind it for the first time would be forgotten with it (I9; found by the swarm)."""
+    end = End(2)
+    there, gone = end.buffer(64), end.buffer(4096, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS)
+    first = peer.packet(O.RC_READ_REQUEST, 100, reth=(gone.va, gone.key, 64))
+    second = peer.packet(O.RC_READ_REQUEST, 101, reth=(there.va, there.key, 64))
+    assert psns(peer.give(first, second)) == [100, 101]
+    end.discard(gone.pages())
+    end.fault_after = 3 * MS
+    write = peer.packet(O.RC_WRITE_ONLY, 102, b"new!", reth=(there.va, there.key, 4))
+    assert peer.give(first, second, write, second) == []
+    assert psns(peer.wait(3 * MS)) == [100, 101, 102] and there.array[:4].tobytes() == b"new!"
+
+
 def test_a_parked_read_may_be_asked_for_again_from_a_later_place() -> None:
     peer, there = streaming()
     assert peer.give(peer.packet(O.RC_READ_REQUEST, 170, reth=(there.va, there.key, 58 * 1024)))[0]["psn"] == 170

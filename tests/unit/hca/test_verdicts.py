@@ -30,3 +30,12 @@ def test_the_last_word(before: tuple[int, int], after: tuple[int, int], owed: tu
     assert (end.h[q + L.QP_REPLY], end.h[q + L.QP_REPLY_PSN]) == owed
     assert end.h[q + L.QP_REPLY_MSN] == (1 if owed == after else 0)
     assert end.h[q + L.QP_QUEUED]
+
+
+def test_not_ready_is_not_lost_behind_an_acknowledgement() -> None:
+    """Of a READ that was repeated and parked too long, while later requests were served (I9; found by the swarm)."""
+    end = End(1)
+    q = peer_of(end).q
+    reply(end.h, q, NAK, 5, L.SYNDROME_RNR | 12, 1)
+    reply(end.h, q, ACK, 9, L.SYNDROME_ACK, 2)
+    assert (end.h[q + L.QP_REPLY], end.h[q + L.QP_REPLY_PSN], end.h[q + L.QP_REPLY_SYNDROME]) == (NAK, 5, 0x2C)
