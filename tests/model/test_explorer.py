@@ -206,6 +206,41 @@ def test_everything_is_reached_and_nothing_breaks() -> None:
     assert set(M.REACHED) - reached == {"cause UNKNOWN", "stray"}  # by notifiers that are blind or late
 
 
+TWO_OWED = {
+    "pages": 2,
+    "frames": 5,
+    "slots": 2,
+    "touched": (0, 1),
+    "faults": 2,
+    "dma": 2,
+    "active": 3,
+    "deferrals": 2,
+    "chunk": 2,
+}
+
+
+@pytest.mark.compiled_only
+@pytest.mark.parametrize(
+    "threads",
+    [
+        # A page under two deferrals: what the weaker one allows, the stronger one may not.
+        ((Op("DISCARD", 0, 2), Op("WRITE")), (Op("RECLAIM", 0), Op("RECLAIM", 1))),
+        # A held frame that the child maps alone by now: it must copy it all the same before it writes.
+        ((Op("FORK"), Op("WRITE"), Op("UNMAP", 1)), (Op("WRITE", 1, process=1),)),
+        ((Op("UNMAP", 0, 2), Op("MAP", 0, 2), Op("WRITE", 1)), (Op("DISCARD", 1),)),
+        ((Op("SOFT_DIRTY", 0, 2), Op("COLLAPSE", 0, 2)), (Op("MIGRATE", 1),)),
+    ],
+    ids=lambda threads: " ".join(op.name for script in threads for op in script),
+)
+@pytest.mark.parametrize("tlb", [True, False])
+def test_several_deferrals_at_once(threads: tuple[tuple[Op, ...], ...], tlb: bool) -> None:
+    requests = (Request("WRITE", 0, 2), Request("READ", 0, 2))
+    world = World("owed", threads=threads, requests=requests, tlb=tlb, policy=POLICIES["by_cause_batching"], **TWO_OWED)  # type: ignore[arg-type]
+    result = explore(world, Limits(states=100_000), liveness=False)
+    assert result.property is None, result.message
+    assert {"verdict DEFERRED", "discharged"} <= result.reached
+
+
 def test_a_search_that_is_cut_says_where() -> None:
     world = EVERYTHING[0]
     few = explore(world, Limits(states=1000), liveness=False)

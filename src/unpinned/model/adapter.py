@@ -29,6 +29,7 @@ from unpinned.paging.notifier import (
     obligation_end,
 )
 
+ADDRESS_CAUSES = 1 << P.CAUSE_UNKNOWN | 1 << P.CAUSE_UNMAP | 1 << P.CAUSE_REMAP | 1 << P.CAUSE_DISCARD
 FOREVER = 1 << 60  #: a moment at which every bound in time is reached: deadlines may pass whenever the scheduler likes
 
 
@@ -167,16 +168,17 @@ def forget_tokens(w: Block, t: int) -> int:
 
 @kernel
 def deferral_over(w: Block, d: int, page: int) -> int:
-    """1 + the cause of a deferral that device d still owes a flush for the page, or 0."""
+    """Bits: the causes of the deferrals that device d still owes a flush for over the page."""
     p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
     va = page << p[P.PAGE_SHIFT]
+    causes = 0
     for token in range(p[P.DEFERRAL_CAPACITY] if p[P.DEFERRAL_COUNT] else 0):
         at = p[P.DEFERRALS] + token * P.DEFERRAL_WORDS
         flush = p[at + P.DEFERRAL_FLUSH]
         if (flush == P.FLUSH_OWED or flush == P.FLUSH_RUNNING) and p[at + P.DEFERRAL_START] <= va:
             if va < p[at + P.DEFERRAL_END]:
-                return p[at + P.DEFERRAL_CAUSE] + 1
-    return 0
+                causes |= 1 << p[at + P.DEFERRAL_CAUSE]
+    return causes
 
 
 @kernel
@@ -184,8 +186,7 @@ def address_owed(w: Block, start: int, end: int) -> int:
     """1 when the host must not give these addresses a new meaning yet: the flush of an unmapping or discard is owed."""
     for d in range(w[M.W_DEVICES] if w[M.W_KEEP] else 0):
         for page in range(start, end if words_at(block_at(w, d), w[M.W_BLOCK_WORDS])[P.DEFERRAL_COUNT] else start):
-            cause = deferral_over(w, d, page) - 1
-            if cause == P.CAUSE_UNMAP or cause == P.CAUSE_REMAP or cause == P.CAUSE_DISCARD or cause == P.CAUSE_UNKNOWN:
+            if deferral_over(w, d, page) & ADDRESS_CAUSES:
                 return 1
     return 0
 

@@ -70,7 +70,7 @@ def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
         if (
             write
             and e & M.PTE_WRITE == 0
-            and not (deferral_over(w, d, page) == P.CAUSE_SOFT_DIRTY + 1 and being_logged(w, page))
+            and not (deferral_over(w, d, page) & 1 << P.CAUSE_SOFT_DIRTY and being_logged(w, page))
         ):
             return PROPERTY_I2
         return PROPERTY_I3 if told_done(w, p, d, page, write) else 0
@@ -81,8 +81,8 @@ def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
     if w[w[M.W_STATE] + M.X_ALIVE] & 2:
         for other in range(w[M.W_PAGES]):
             mine = w[pte_at(w, 1, other)]
-            if mine & M.PTE_PRESENT and mine >> M.PTE_SHIFT == frame:
-                return PROPERTY_I2 if write else PROPERTY_I3
+            if mine & M.PTE_PRESENT and mine >> M.PTE_SHIFT == frame and (write or not w[f + M.F_HOLD + d]):
+                return PROPERTY_I2 if write else PROPERTY_I3  # held, it is not written to: a reader sees what it was
     slot = e >> M.PTE_SHIFT if e & M.PTE_SWAP else w[vma_at(w, 0, page) + M.V_SLOT]
     if w[f + M.F_HOLD + d] or w[f + M.F_HAND] or (slot and w[f + M.F_SLOT] == slot):
         return 0

@@ -327,6 +327,7 @@ def fault_page(w: Block, process: int, page: int, write: int) -> int:
         f = frame_at(w, w[at] >> M.PTE_SHIFT)
         if w[at] & M.PTE_WRITE == 0:
             shared = w[f + M.F_MAPS] > 1 or w[f + M.F_HAND] or w[f + M.F_FLAGS] & M.FRAME_MERGED
+            shared |= is_held(w, w[at] >> M.PTE_SHIFT)  # an obligation is a reference as well
             shared |= w[
                 slot_at(w, w[f + M.F_SLOT]) + M.S_REFS
             ]  # somebody will find it in the swap cache (slot 0: nobody)
