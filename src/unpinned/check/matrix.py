@@ -36,6 +36,9 @@ DEVICES: Final[dict[str, str]] = {
 }
 """An HCA, and the two ways in which the live device reaches memory."""
 
+NOT_SHARED: Final = (Cause.COW, Cause.MERGE)
+"""Causes that only private memory knows."""
+
 DEFAULT_ROWS: Final = (
     Row(),
     Row(Verdict.DOWNGRADE),
@@ -141,6 +144,9 @@ def cells(
     found, reason = [], ""
     for cause in causes:
         rows = (policy.rows[cause],) if policy else tuple(row for row in DEFAULT_ROWS if row.verdict in verdicts)
+        if device == "alias" and cause in NOT_SHARED:
+            reason = f"{cause.name}: device alias: a shared object is neither copied on write nor merged"
+            continue
         for row in rows:
             if cause is Cause.UNKNOWN and "blind" not in modes:
                 reason = "UNKNOWN: a notifier passes no cause in mode blind only"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from unpinned.check.matrix import Cell
+from unpinned.check.matrix import NOT_SHARED, Cell
 from unpinned.model.world import Op, Request, World
 from unpinned.paging.causes import Cause
 from unpinned.paging.policy import Policy
@@ -59,21 +59,34 @@ def _scenes(op: Op, wide: Thread, *after: Op, **more: Any) -> tuple[Scene, ...]:
     )
 
 
+def _one_by_one(name: str) -> Scene:
+    """Two pages, one after the other, under a request over both: a batch, if it is deferred."""
+    threads = ((_op(name), _op(name, 1, 2)),)
+    return Scene("one-by-one", threads, (_write(0, 2),), {"pages": 2, "frames": 4, "touched": (0, 1), "chunk": 2})
+
+
 _WRITE: Final = _op("WRITE")
 
 SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
     Cause.UNMAP: (
         *_scenes(_op("UNMAP"), (_op("UNMAP", 0, 2),), _op("MAP"), _WRITE),
         Scene("replace", ((_op("REPLACE"), _WRITE),), (_write(),), {"touched": (0,)}),
+        _one_by_one("UNMAP"),
         Scene("mapped-again", ((_op("UNMAP"),), (_op("MAP"),)), (_write(),), {"touched": (0,)}),
     ),
     Cause.REMAP: _scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
     Cause.DISCARD: (
         *_scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
+        _one_by_one("DISCARD"),
         # The same for ever on another page: it must starve nobody.
         Scene("unrelated", ((_op("DISCARD", 1, 2),),), (_read(), _write()), {"pages": 2, "touched": (0, 1), "loops": (0,)}),
     ),
-    Cause.RECLAIM: _scenes(_op("RECLAIM"), (_op("RECLAIM"), _op("RECLAIM", 1, 2)), _op("READ")),
+    Cause.RECLAIM: (
+        *_scenes(_op("RECLAIM"), (_op("RECLAIM"), _op("RECLAIM", 1, 2)), _op("READ")),
+        _one_by_one("RECLAIM"),
+        # Aging: a page that the device has used is spared once.
+        Scene("aged", (2 * (_op("RECLAIM", 0, 1, 1),),), (_read(), _write()), {"touched": (0,)}),
+    ),
     Cause.MIGRATE: _scenes(_op("MIGRATE"), (_op("COLLAPSE", 0, 2),), _op("READ"), frames=4),
     Cause.COW: _scenes(_op("FORK"), (_op("FORK"), _op("WRITE", 0, 2)), _WRITE, frames=4),
     Cause.PROTECT: _scenes(_op("PROTECT"), (_op("PROTECT", 0, 2),), _op("PROTECT", 0, 1, 1), _WRITE),
@@ -85,7 +98,9 @@ SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
 
 SOMETIMES: Final = (
     *(f"cause {cause.name}" for cause in Cause),
-    "verdict DONE", "verdict WAIT", "verdict DEFERRED", "verdict REFUSED", "park", "retry", "waiting", "flush",
+    "verdict DONE", "verdict WAIT", "verdict DEFERRED", "verdict REFUSED", "park", "minor fault", "major fault", "retry",
+    "waiting", "exhausted", "fault failed", "joined", "flush", "flush waits", "held", "discharged", "cached translation",
+    "stale use", "acknowledged", "refused request", "swap out", "swap in", "write-back", "copied on write", "abandoned",
 )  # fmt: skip
 
 
@@ -96,7 +111,9 @@ def worlds_of(cell: Cell, quick: bool = False) -> list[World]:
     policy = Policy(f"{cell.cause.name} {row}", {cell.cause: row, Cause.UNKNOWN: row})
     found = []
     for cause in causes:
-        scenes = SCENES[cause][:1] if len(causes) > 1 else SCENES[cause]
+        if cell.device == "alias" and cause in NOT_SHARED:
+            continue
+        scenes = SCENES[cause][:2] if len(causes) > 1 else SCENES[cause]  # of each cause a write and a read
         for scene in scenes[: QUICK_SCENES if quick else None]:
             found.append(_world(f"{cell.name}/{cause.name.lower()}-{scene.name}", scene, policy, cell))
     return found

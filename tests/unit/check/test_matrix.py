@@ -34,6 +34,7 @@ def test_a_policy_asks_for_its_own_rows() -> None:
     [
         ({"causes": [Cause.RELEASE], "verdicts": [Verdict.DEFER]}, "RELEASE: DEFER is impossible: an exiting process"),
         ({"causes": [Cause.UNKNOWN], "modes": ["exact"]}, "UNKNOWN: .* mode blind only"),
+        ({"causes": [Cause.MERGE], "device": "alias"}, "MERGE: device alias: a shared object is neither"),
         ({"verdicts": []}, "no cause, verdict or mode is left"),
     ],
 )
