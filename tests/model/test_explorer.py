@@ -15,7 +15,7 @@ from unpinned.model import Limits, Op, ReplayError, Request, World, WorldError, 
 from unpinned.model import interleavings as E
 from unpinned.model import layout as M
 from unpinned.model.search import Search
-from unpinned.paging.causes import Cause, Verdict
+from unpinned.paging.causes import MEANINGS, Cause, Verdict
 from unpinned.paging.policy import POLICIES, Policy, Row
 
 pytestmark = pytest.mark.model
@@ -235,7 +235,9 @@ TWO_OWED = {
 @pytest.mark.parametrize("tlb", [True, False])
 def test_several_deferrals_at_once(threads: tuple[tuple[Op, ...], ...], tlb: bool) -> None:
     requests = (Request("WRITE", 0, 2), Request("READ", 0, 2))
-    world = World("owed", threads=threads, requests=requests, tlb=tlb, policy=POLICIES["by_cause_batching"], **TWO_OWED)  # type: ignore[arg-type]
+    batched = {cause: Row(Verdict.DEFER, 512, 1) for cause in Cause if MEANINGS[cause].deferrable}
+    policy = Policy("all that can be deferred", batched)
+    world = World("owed", threads=threads, requests=requests, tlb=tlb, policy=policy, **TWO_OWED)  # type: ignore[arg-type]
     result = explore(world, Limits(states=100_000), liveness=False)
     assert result.property is None, result.message
     assert {"verdict DEFERRED", "discharged"} <= result.reached
