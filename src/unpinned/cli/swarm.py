@@ -54,9 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--schedules {arguments.schedules}: must be at least 1")
         jobs.compile_once()
         if arguments.adapters:
-            from unpinned.swarm import comparison
+            from unpinned.swarm.comparison import show
 
-            return comparison.show(arguments.json)
+            return show(arguments.json)
         if arguments.seed is not None or arguments.replay:
             return _one(arguments, settings)
         return _campaign(arguments, settings)

@@ -11,7 +11,7 @@ them without returning to Python, about a millisecond each.
 * `hosts`     one device's driver: rounds, copies, timers
 * `memory`    frames, page-table entries, swap; the copies, and whether each was allowed (I1, I2, I3)
 * `pagers`    scans and fault workers; `notices` invalidations and flushes (I8, I10)
-* `network`   the wire; `workload` what is posted, and whether the answers are right (I4, I5, I7)
+* `network`   the wire; `workload` what is posted; `judges` whether the answers are right (I4, I5, I7)
 * `adapter`   what today's adapters do with a fault, for the comparison; `engine` the loop (I6, I9)
 * `cases`     one schedule from Python: run, trace, shrink, keep; `jobs` what a campaign calls
 

@@ -16,10 +16,10 @@ from unpinned.swarm import layout as S
 from unpinned.swarm.adapter import adapt_packet, adapt_receive
 from unpinned.swarm.chance import TIMING, begin, draw
 from unpinned.swarm.events import fail, push, trace, wake
+from unpinned.swarm.judges import completions, executed
 from unpinned.swarm.memory import capture, device_at, device_words, execute, host_at, paging_at, paging_words
 from unpinned.swarm.network import ICRC, take_in, transmit
 from unpinned.swarm.pagers import hire, list_scans
-from unpinned.swarm.workload import completions, executed
 
 
 @kernel

@@ -25,7 +25,8 @@ def plan(first: int, count: int, hosts: int, connections: int, settings: Mapping
         {"first": at, "count": min(PIECE, first + count - at), "hosts": hosts, "connections": connections, "settings": dict(settings)}
         for at in starts
     ]  # fmt: skip
-    return Plan("swarm", "unpinned.swarm.jobs:run_range", pieces, "schedules", [p["count"] for p in pieces])
+    sizes = [min(PIECE, first + count - at) for at in starts]
+    return Plan("swarm", "unpinned.swarm.jobs:run_range", pieces, "schedules", sizes)
 
 
 def compile_once() -> None:
