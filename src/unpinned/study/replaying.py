@@ -25,7 +25,7 @@ from unpinned.paging.notifier import (
     invalidate_start,
     obligation_end,
 )
-from unpinned.paging.regions import region_close, region_open, revoke
+from unpinned.paging.regions import is_revoked, region_close, region_open, revoke
 from unpinned.paging.table import install, translate, zap_range
 from unpinned.recording import layout as R
 
@@ -48,11 +48,12 @@ O_FIRST = 8  # predicted faults in each bucket
 
 @kernel
 def region_of(p, start, end):
-    """The open region that holds [start, end), or -1."""
+    """The open region that holds [start, end) and is not revoked there, or -1."""
     for region in range(p[P.REGION_COUNT]):
         at = p[P.REGIONS] + region * P.REGION_WORDS
         if p[at + P.REGION_OPEN] and p[at + P.REGION_START] <= start and end <= p[at + P.REGION_END]:
-            return region
+            if is_revoked(p, region, start, end) == 0:
+                return region
     return -1
 
 
@@ -130,9 +131,8 @@ def arrive(p, m, start, end, error, to_the_end, now):
 
 
 @kernel
-def miss(p, m, o, start, end, write, now):
+def miss(p, m, o, start, end, write, region, now):
     """A request over [start, end) missed: a fault, or a share in one; 0 when there can be none."""
-    region = region_of(p, start, min(end, start + 1))
     if region < 0:
         return 0
     end = min(end, p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_END])
@@ -163,7 +163,7 @@ def access(p, m, o, at, records):
         if start >= end:
             return 0
         if arrive(p, m, start, end, 0, 1, now) == 0:
-            if miss(p, m, o, start, rest, write, now) == 0:
+            if miss(p, m, o, start, rest, write, region_of(p, start, end), now) == 0:
                 break
         reap(p)
     o[O_UNSERVED] += 1
@@ -192,7 +192,7 @@ def looked_up(p, m, o, at, records):
         began = now - (flags >> R.FAULT_AGE_SHIFT) * 1000
         start += translate(p, start, demand - start, write, began)
         if start < demand:
-            miss(p, m, o, start, demand, write, began)
+            miss(p, m, o, start, demand, write, flags & R.FAULT_REGION, began)
     return 0
 
 
