@@ -1,7 +1,7 @@
-"""Random schedules of whole stacks in virtual time, every invariant checked.
+"""Random schedules of whole stacks in virtual time, invariants checked.
 
-Each seed is a schedule: two to eight HCAs with the transport and paging that run
-live, a wire that loses, repeats and reorders, page faults, slow pages,
+Each seed is a schedule: two to eight HCAs with the transport and paging that
+run live, a wire that loses, repeats and reorders, page faults, slow pages,
 invalidations of every cause, dying peers. After every step the invariants
 are looked at. A seed that breaks one is shrunk, saved and replays bit for bit.
 Without --seed or --replay, a campaign: on all cores, or a Dask cluster.
