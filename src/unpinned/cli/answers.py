@@ -1,4 +1,4 @@
-"""Answer the four questions about pageable memory, with the evidence made anew.
+"""Answer the four questions about pageable memory, with evidence.
 
 Explores the protocol (check) and prices policies (study), then writes the
 answers as Markdown: docs/answers.md is made by this. Sentences that rest on a

@@ -1,4 +1,4 @@
-"""Price policies: workloads over a modelled HCA and kernel, in virtual time.
+"""Price policies: workloads over a modelled HCA, in virtual time.
 
 Every workload is run under every policy on every HCA profile, with the very
 step functions that run live. POLICY is pin, zap-now, by-cause, batching,
