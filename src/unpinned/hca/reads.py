@@ -125,6 +125,20 @@ def stream(h, p, b, q, budget, now):
 
 
 @kernel
+def oldest_fault(p, now):
+    """Since when the oldest fault runs: who waits for a free slot waits for such a one."""
+    since = now
+    seen = 0
+    slot = p[P.FAULTS]
+    while seen < p[P.FAULT_LIVE]:
+        if p[slot + P.FAULT_STATE]:
+            seen += 1
+            since = min(since, p[slot + P.FAULT_SINCE])
+        slot += P.FAULT_WORDS
+    return since
+
+
+@kernel
 def give_up_park(h, p, q, now):
     """The longest park is over: ask the peer to come again when the page is likely there."""
     h[q + L.QP_PARK_UNTIL] = 0
@@ -135,6 +149,8 @@ def give_up_park(h, p, q, now):
     since = h[q + L.QP_PARK_SINCE]
     if h[q + L.QP_PARK_FAULT] > 0:
         since = p[h[q + L.QP_PARK_FAULT] - 1 + P.FAULT_SINCE]
+    elif h[q + L.QP_STARVED]:
+        since = min(since, oldest_fault(p, now))
     psn = h[q + L.QP_READ_PSN] if reading else h[q + L.QP_EPSN]
     timer = W.rnr_code(max(h[L.H_FAULT_NS], now - since))
     h[q + L.QP_BUSY] = 0

@@ -194,7 +194,7 @@ def begin_notice(w, p, k, n, host):
             return end_notice(w, n)
         if w[n + S.NO_TRIES] > 2:
             w[n + S.NO_SLEEP] = 1
-        return push(w, w[S.W_NOW] + POLL_NS, S.EV_NOTICE, k, 0)
+        return poll_later(w, k, n)
     if verdict == P.WAIT:
         if w[n + S.NO_SLEEP] == 0:
             return fail(w, S.VIOLATION_I8, host, k, verdict)

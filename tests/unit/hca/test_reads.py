@@ -130,3 +130,17 @@ def test_an_acknowledgement_is_not_held_up_by_a_read_that_parks_behind_it() -> N
     write = peer.packet(O.RC_WRITE_ONLY, 100, b"data", reth=(there.va, there.key, 4))
     assert [a["psn"] for a in peer.give(write, read(peer, 101, missing, 0, 8))] == [100]
     assert [a["psn"] for a in peer.wait(2 * MS)] == [101]
+
+
+def test_without_a_free_fault_slot_the_timer_grows_as_well() -> None:
+    """Else a peer asks again every few microseconds for as long as somebody else's page takes (found by the swarm)."""
+    end = End(2, fault_slots=1)
+    end.fault_after = 500 * MS
+    missing = end.buffer(1 << 16, pinned=False)
+    hoarder, peer = peer_of(end, park_ns=1000 * MS), peer_of(end, park_ns=MS)
+    assert hoarder.give(hoarder.packet(O.RC_WRITE_ONLY, 100, bytes(8), reth=(missing.va, missing.key, 8))) == []
+    peer.now += 50 * MS
+    far = missing.va + (1 << 15)
+    assert peer.give(peer.packet(O.RC_WRITE_ONLY, 100, bytes(8), reth=(far, missing.key, 8))) == []
+    (answer,) = peer.wait(MS)
+    assert answer["aeth"][0] & 0xE0 == L.SYNDROME_RNR and W.rnr_ns(answer["aeth"][0]) >= 50 * MS
