@@ -2,8 +2,8 @@
 
 Sources: [A] "Page Fault Support for Network Controllers", ASPLOS 2017 (220 us for 4 KB, 350 us for 4 MB, some 90 % of it in
 the firmware) · [B] PART, TPDS 2022 (minor fault at the destination: 38 us) · [C] linux-mm, 2011: a hardware sync of tens of
-milliseconds · [D] a GPU's shoot-down: 4.2 us for one entry, 4.4 us for all · [E] this project's own device, fitted
-(`live.toml`, which names the command) · [G] a guess of the right order, the same for all profiles.
+milliseconds · [D] a GPU's shoot-down: 4.2 us for one entry, 4.4 us for all · [E] this project's own device, measured
+(`live.toml`, which names the benchmarks) · [G] a guess of the right order, the same for all profiles.
 """
 
 from __future__ import annotations
