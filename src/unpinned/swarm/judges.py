@@ -204,7 +204,7 @@ def ended(w, b, h, e, d, k):
 def succeeded(w, b, at, o, d):
     host = w[at + S.DR_FROM]
     other = w[at + S.DR_TO]
-    if is_one_of(w, o, RECEIVES) and w[o + S.OP_RECEIVED] == 0:
+    if is_one_of(w, o, RECEIVES) and w[o + S.OP_RECEIVED] == 0 and w[host_at(w, other) + S.HO_ALIVE]:
         return fail(w, S.VIOLATION_I4, host, w[o + S.OP_TAG], -6)
     if is_one_of(w, o, STORES):
         return judge_stored(w, b, other, o) if is_one_of(w, o, SENDS) == 0 else 0
