@@ -428,27 +428,43 @@ print("fine")
     process.stdout.close()
 
 
+INTERRUPTED = """
+def interrupted(work, hits, rounds, after=lambda: None):
+    \"\"\"Call *work*, with a signal at a random moment of the time it takes, until it was hit so often: how often it was.\"\"\"
+    began = time.perf_counter()
+    for _ in range(5):
+        work()
+    typical, hit = (time.perf_counter() - began) / 5, 0
+    for _ in range(rounds):
+        if hit == hits:
+            break
+        try:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, typical))
+            work()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except Rain:
+            hit += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        after()
+    return hit
+"""
+
+
 def test_ctrl_c_at_any_moment_of_the_control_plane():
     """Signals rain on a loop that opens, registers and closes; what survives still works and closes."""
-    printed = run("""
+    printed = run(INTERRUPTED + """
 import random
 class Rain(Exception): pass
 def drop(*_): raise Rain
 signal.signal(signal.SIGALRM, drop)
 chance = random.Random(5)
-hits = 0
-for i in range(400):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-3))
-        cq = v.CQ(a.context, 16)
-        qp = v.QP(a.pd, v.QPInitAttr(scq=cq, rcq=cq))
-        mr = v.MR(a.pd, bytearray(5000))
-        mr.close(); qp.close(); cq.close()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except Rain:
-        hits += 1
-signal.setitimer(signal.ITIMER_REAL, 0)
-assert hits > 20, hits
+def work():
+    cq = v.CQ(a.context, 16)
+    qp = v.QP(a.pd, v.QPInitAttr(scq=cq, rcq=cq))
+    mr = v.MR(a.pd, bytearray(5000))
+    mr.close(); qp.close(); cq.close()
+hits = interrupted(work, 100, 1000)
+assert hits == 100, hits
 hammer(100)
 array = np.zeros(1 << 22, "u1")
 mr = v.MR(a.pd, array, ALL)
@@ -462,25 +478,17 @@ print("fine")
 
 def test_ctrl_c_while_a_context_opens_or_closes():
     """What an interruption leaves half done looks at no memory that has gone, and the next context is whole."""
-    printed = run("""
+    printed = run(INTERRUPTED + """
 import gc, random
 class Rain(Exception): pass
 def drop(*_): raise Rain
 signal.signal(signal.SIGALRM, drop)
 chance = random.Random(6)
-hits = 0
-for i in range(60):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 1.5e-2))
-        context = v.Context()
-        context.close()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except Rain:
-        hits += 1
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    context = None
-    gc.collect()
-assert hits > 20, hits
+def work():
+    context = v.Context()
+    context.close()
+hits = interrupted(work, 30, 300, gc.collect)
+assert hits == 30, hits
 with pair() as (c, d):
     c.remote(v.IBV_WR_RDMA_WRITE, d.mr, 0, 0, 4096)
     c.wait()
