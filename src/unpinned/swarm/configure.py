@@ -127,7 +127,10 @@ def set_queue_pair(w, d, psn):
     reads = L.READ_RING if w[S.C_FIXED] else between(w, 1, L.READ_RING)
     h[q + L.QP_RD_MAX] = reads
     o[r + L.QP_DEST_RD_MAX] = between(w, reads, L.READ_RING)
-    window = max(1, min(h[L.H_WINDOW] // w[S.C_MTU], o[L.H_POOL_LIMIT]))
+    window = h[L.H_WINDOW] // w[S.C_MTU]
+    if w[S.C_FIXED] or draw(w, 4):  # else a peer that knows nothing of what we have room for
+        window = min(window, o[L.H_POOL_LIMIT])
+    window = max(1, window)
     h[q + L.QP_CWND] = window
     h[q + L.QP_CWND_MAX] = window
     count = w[S.C_OPS]

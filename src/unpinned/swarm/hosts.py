@@ -113,37 +113,50 @@ def send_burst(w, b, h, p, host):
 @kernel
 def run_timers(w, h, p, host):
     """The device's deadlines; each transport timeout needs a loss, a dead peer, or what C_STRICT excuses."""
-    now = w[S.W_NOW]
-    before = h[L.C_TIMEOUTS]
-    if now < h[L.H_NEXT_TIMER]:
+    if w[S.W_NOW] < h[L.H_NEXT_TIMER]:
         return 0
-    suspect = -1
     for d in range(w[S.W_DIRECTIONS]):
         at = w[S.W_DIRECTION] + d * S.DIRECTION_WORDS
-        q = w[at + S.DR_QP]
-        if w[at + S.DR_FROM] == host and h[q + L.QP_DEADLINE] and now >= h[q + L.QP_DEADLINE]:
-            if w[host_at(w, w[at + S.DR_TO]) + S.HO_ALIVE] and serves(w, at):
-                suspect = d
-                if h[q + L.QP_STATE] == L.QPS_RTS and held_back(w, h, q, at):
-                    timers(h, p, now)
-                    if h[L.C_TIMEOUTS] > before and w[S.C_PROFILE] == S.PROFILE_OURS:
-                        fail(w, S.VIOLATION_I9, host, d, h[q + L.QP_UNA])
-                    return note_timeouts(w, h, host, before, suspect)
-    timers(h, p, now)
-    return note_timeouts(w, h, host, before, suspect)
+        if w[at + S.DR_FROM] == host:
+            w[at + S.DR_DUE] = what_is_due(w, h, at)
+    before = h[L.C_TIMEOUTS]
+    timers(h, p, w[S.W_NOW])
+    found = 0
+    for d in range(w[S.W_DIRECTIONS]):
+        at = w[S.W_DIRECTION] + d * S.DIRECTION_WORDS
+        if w[at + S.DR_FROM] == host and w[at + S.DR_DUE] and h[w[at + S.DR_QP] + L.QP_DEADLINE] == 0:
+            found += 1
+            judge_timeout(w, h, host, d)
+    if found != h[L.C_TIMEOUTS] - before:
+        fail(w, S.VIOLATION_I9, host, -1, found)
+    return 0
 
 
 @kernel
-def note_timeouts(w, h, host, before, suspect):
-    count = h[L.C_TIMEOUTS] - before
-    if count > 0:
-        w[S.W_TIMEOUTS] += count
-        if suspect >= 0:
-            w[w[S.W_DIRECTION] + suspect * S.DIRECTION_WORDS + S.DR_DAMMED] = 0
-        trace(w, S.EV_POST, host, suspect, -1, count, 0)
-        # Nothing was lost, or overtaken behind a NAK (and then dropped in silence): a timeout would be the fault of a fault.
-        if suspect >= 0 and w[S.W_HARMED] == 0 and w[S.C_PROFILE] == S.PROFILE_OURS:
-            fail(w, S.VIOLATION_I9, host, suspect, -1)
+def what_is_due(w, h, at):
+    """0 unless the timer of the direction's queue pair is due; else one of S.DUE_*, as things stand before it runs."""
+    q = w[at + S.DR_QP]
+    now = w[S.W_NOW]
+    if h[q + L.QP_DEADLINE] == 0 or now < h[q + L.QP_DEADLINE] or h[q + L.QP_STATE] != L.QPS_RTS:
+        return 0
+    if w[host_at(w, w[at + S.DR_TO]) + S.HO_ALIVE] == 0 or serves(w, at) == 0:
+        return S.DUE_UNHEARD
+    return S.DUE_HELD if held_back(w, h, q, at) else S.DUE
+
+
+@kernel
+def judge_timeout(w, h, host, d):
+    """A timer that was due became a timeout: of this queue pair, whatever becomes of its neighbours."""
+    at = w[S.W_DIRECTION] + d * S.DIRECTION_WORDS
+    due = w[at + S.DR_DUE]
+    w[S.W_TIMEOUTS] += 1
+    w[at + S.DR_DAMMED] = 0
+    trace(w, S.EV_POST, host, d, -1, 1, 0)
+    if due == S.DUE_UNHEARD or w[S.C_PROFILE] != S.PROFILE_OURS:
+        return 0
+    # Nothing was lost, or overtaken behind a NAK (and then dropped in silence): a timeout would be the fault of a fault.
+    if due == S.DUE_HELD or w[S.W_HARMED] == 0:
+        fail(w, S.VIOLATION_I9, host, d, h[w[at + S.DR_QP] + L.QP_UNA] if due == S.DUE_HELD else -1)
     return 0
 
 
@@ -161,7 +174,7 @@ def held_back(w, h, q, at):
         return 1
     o = words_at(device_at(w, w[at + S.DR_TO]), device_words(w, w[at + S.DR_TO]))
     r = w[at + S.DR_PEER]
-    if o[r + L.QP_PARK_UNTIL] == 0 or o[r + L.QP_PARK_FAULT] <= 0:
+    if o[r + L.QP_PARK_UNTIL] == 0 or (o[r + L.QP_PARK_FAULT] <= 0 and o[r + L.QP_STARVED] == 0):
         return 0
     if o[r + L.QP_BUSY] == L.BUSY_READ:
         return 1 if o[r + L.QP_READ_PSN] <= h[q + L.QP_UNA] < o[r + L.QP_READ_END] else 0
