@@ -14,6 +14,6 @@ Imports nothing from the rest of the project. With ``NUMBA_DISABLE_JIT=1`` every
 with the same names and meanings so that all floors above can be run, traced and covered.
 """
 
-from unpinned.compiled.decorator import INTERPRETED, kernel
+from unpinned.compiled.decorator import INTERPRETED, inlined_kernel, kernel
 
-__all__ = ["INTERPRETED", "kernel"]
+__all__ = ["INTERPRETED", "inlined_kernel", "kernel"]

@@ -31,3 +31,14 @@ def kernel(function: F) -> F:
         f"numba {numba.__version__} is unknown here: kernels compile slowly, every time", RuntimeWarning, stacklevel=2
     )
     return numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
+
+
+def inlined_kernel(function: F) -> F:
+    """As `kernel`, and its code goes into every kernel that calls it, whatever its size.
+
+    For the steps of a loop that does nothing else, millions of times a second: passing a block costs seven words a call.
+    """
+    made = kernel(function)
+    if not INTERPRETED:
+        made.inlined = True  # type: ignore[attr-defined]
+    return made

@@ -34,9 +34,10 @@ class _ToPart(Pipeline):
 
     def _compile_bytecode(self) -> Any:
         # Symbols are named after the source: numba's own count differs from process to process, and parts are shared.
-        self.state.func_id.unique_id = _KERNELS[self.state.func_id.func].identity
+        kernel = _KERNELS[self.state.func_id.func]
+        self.state.func_id.unique_id = kernel.identity
         result = super()._compile_bytecode()
-        result.library.symbol = result.fndesc.llvm_func_name
+        result.library.symbol, result.library.inlined = result.fndesc.llvm_func_name, kernel.inlined
         return result
 
 
@@ -49,6 +50,7 @@ class Kernel(CPUDispatcher):  # type: ignore[misc]
     def __init__(self, function: Any, locals: Any = None, targetoptions: Any = None) -> None:
         super().__init__(function, {}, OPTIONS, pipeline_class=_ToPart)
         self.wholes: dict[tuple[Any, ...], CompileResult] = {}
+        self.inlined = False
         self.kept = cache.KernelCache(function) if cache.KernelCache.possible(function) else None
         self.identity = self.kept.identity if self.kept else f"0{next(_nobody)}"
         if self.kept:

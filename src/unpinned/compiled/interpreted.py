@@ -199,6 +199,10 @@ _stack = [(ctypes.c_int64 * 64)() for _ in range(64)]
 _depth = 0
 
 
+def prefetch(array: Any, index: int) -> int:
+    return 0
+
+
 def stack_words(count: int) -> int:
     """A place among 64 that are used in turn: enough for kernels that call a few levels deep."""
     global _depth

@@ -127,6 +127,24 @@ def fill_bytes(typing_context: Any, target: Any, value: Any, length: Any) -> Any
 
 
 @intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """``prefetch(array, index)``: bring that word nearer to the processor, and wait for nothing; any index will do; returns 0."""
+    if not isinstance(array, types.Array):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        place = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(function, [place, i32(0), i32(3), i32(1)])  # for a read, into every cache, data
+        return ir.Constant(_I64, 0)
+
+    return types.int64(array, types.int64), generate
+
+
+@intrinsic
 def stack_words(typing_context: Any, count: Any) -> Any:
     """``stack_words(literal)``: address of that many zeroed words, valid until the calling kernel returns."""
     if not isinstance(count, types.IntegerLiteral):
@@ -148,6 +166,7 @@ __all__ = [
     "load16",
     "load32",
     "load64",
+    "prefetch",
     "stack_words",
     "store8",
     "store16",

@@ -29,6 +29,7 @@ class Part(JITCodeLibrary):  # type: ignore[misc]
         super().__init__(codegen, name)
         self.calls: dict[str, Part] = {}
         self.symbol = ""
+        self.inlined = False
         self.kept: str | None = None
         """Path below the cache's root from which another process can load it."""
 
@@ -45,6 +46,8 @@ class Part(JITCodeLibrary):  # type: ignore[misc]
         for function in self._final_module.functions:
             if not function.is_declaration:
                 function.linkage = "linkonce_odr" if function.name == self.symbol else "internal"
+                if self.inlined and function.name == self.symbol:
+                    function.add_function_attribute("alwaysinline")
         self._finalize_dynamic_globals()
         self._finalized = True
 

@@ -92,6 +92,13 @@ def entry(p: Block, va: int) -> int:
 
 
 @kernel
+def slot(p: Block, va: int) -> int:
+    """The word index where the walk towards `va` ends: p[slot(p, va)] is `entry(p, va)`. `va` lies in the table's span."""
+    index, _ = _seek(p, va >> p[P.PAGE_SHIFT])
+    return index
+
+
+@kernel
 def retag(p: Block, va: int, value: int) -> int:
     """Set what an entry carries above its flags (the model: its frame); -> 1, or 0 when `va` is not present.
 

@@ -26,9 +26,12 @@ from unpinned.study.operations import ENDED_ALL, NOTHING, operate, operation_ste
 def earliest(s, first, last):
     """Of actors [first, last), as words of WHEN, the one with the earliest moment; the lowest of equals."""
     best = first
+    least = s[first]
     for at in range(first + 1, last):
-        if s[at] < s[best]:
+        when = s[at]
+        if when < least:
             best = at
+            least = when
     return best
 
 
@@ -80,6 +83,21 @@ def begin(s, x):
 
 
 @kernel
+def other_step(s, x, y, actor, now):
+    """The step of an actor that is no stream; -> as `operations.operation_step`."""
+    kind = s[s[S.ACTORS] + actor * S.ACTOR_WORDS + S.A_KIND]
+    if kind == S.KIND_SCANNER:
+        return scanner_step(s, x, actor, now)
+    if kind == S.KIND_WORKER:
+        return worker_step(s, x, actor, now)
+    if kind == S.KIND_FLUSH:
+        return flush_step(s, x, actor, now)
+    if kind == S.KIND_CPU:
+        return cpu_step(s, y, actor, now)
+    return daemon_step(s, actor, now)
+
+
+@kernel
 def run(s, x, y, budget):
     """Take up to `budget` steps. x: the accesses, y: the scripts. 1 when the run has ended, 0 when there is more to do."""
     if s[S.FILL] >= 0:
@@ -99,25 +117,13 @@ def run(s, x, y, budget):
             return 1
         s[S.NOW] = now
         s[S.EVENTS] += 1
-        kind = s[s[S.ACTORS] + actor * S.ACTOR_WORDS + S.A_KIND]
-        if kind == S.KIND_STREAM:
-            went = stream_step(s, x, actor, now)
-        elif kind == S.KIND_SCANNER:
-            went = scanner_step(s, x, actor, now)
-        elif kind == S.KIND_WORKER:
-            went = worker_step(s, x, actor, now)
-        elif kind == S.KIND_FLUSH:
-            went = flush_step(s, x, actor, now)
-        elif kind == S.KIND_CPU:
-            went = cpu_step(s, y, actor, now)
-        else:
-            went = daemon_step(s, actor, now)
+        went = stream_step(s, x, actor, now) if at < streams else other_step(s, x, y, actor, now)
         if went != NOTHING:
             for device in range(s[S.DEVICES]):
                 look_at_device(s, device, now)
         if went == ENDED_ALL:
             look_at_operations(s, now)
-        if went != NOTHING or kind != S.KIND_STREAM:  # a request that hits moves nobody else
+        if went != NOTHING or at >= streams:  # a request that hits moves nobody else
             other = earliest(s, streams, last)
         if s[S.STOP_OPS] and s[S.SCRIPTS_ENDED] >= s[S.STOP_OPS]:
             account(s, s[S.NOW])

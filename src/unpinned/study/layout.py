@@ -190,7 +190,8 @@ A_HELD: Final = A_TOKEN + DEVICES_MAX  #: held record of the operation, or -1
 A_PHASE: Final = A_HELD + 1  #: where its operation stands: 0, STARTING, WAITING, APPLYING
 A_FRAME: Final = A_PHASE + 1  #: what the request's first page was translated to
 A_LEFT: Final = A_FRAME + 1  #: what an operation was cut to; pages of a script row that are still to do
-ACTOR_WORDS: Final = A_LEFT + 1
+A_AHEAD: Final = A_LEFT + 1  #: a stream: where its device's table has its next request's first page
+ACTOR_WORDS: Final = A_AHEAD + 1
 
 KIND_STREAM: Final = 1
 KIND_SCANNER: Final = 2

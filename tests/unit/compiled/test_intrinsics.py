@@ -32,6 +32,10 @@ def _scratch(value):
     return before, N.load64(word + 8)
 
 
+def _fetched(words, index):
+    return N.prefetch(words, index) + words[3]
+
+
 @pytest.fixture(params=[kernel, lambda function: function], ids=["kernel", "twin"])
 def as_kernel(request: pytest.FixtureRequest) -> Callable:
     return request.param
@@ -68,3 +72,10 @@ def test_address_of_a_slice() -> None:
 def test_stack_words_are_zero_at_first(as_kernel: Callable) -> None:
     for value in (5, -7):
         assert as_kernel(_scratch)(value) == (0, value)
+
+
+@pytest.mark.parametrize("index", [0, 9, -5, 1 << 40])
+def test_a_prefetch_of_any_place_changes_nothing(as_kernel: Callable, index: int) -> None:
+    words = np.arange(10, dtype=np.int64)
+    assert as_kernel(_fetched)(words, index) == 3
+    assert words.tolist() == list(range(10))

@@ -7,7 +7,7 @@ import pytest
 from unpinned.paging import create, view
 from unpinned.paging import layout as P
 from unpinned.paging.audit import audit, entries
-from unpinned.paging.table import change_range, entry, install, next_present, translate, zap_range
+from unpinned.paging.table import change_range, entry, install, next_present, slot, translate, zap_range
 
 MIB = 1 << 20
 RW = P.PRESENT | P.WRITE
@@ -33,6 +33,14 @@ def test_sixty_four_gibibytes_are_swept_at_the_price_of_what_they_hold() -> None
     assert next_present(p, (1 << 36) + 4096, 1 << 47) == 3 << 35
     assert zap_range(p, 1 << 36, 1 << 37) == 513
     assert p[P.PAGES] == 0 and p[P.NODES_LIVE] == 1
+
+
+def test_a_slot_is_where_the_walk_to_its_entry_ends() -> None:
+    p = create(leaves=8)
+    install(p, 0, 4 * MIB, RW, 0)
+    zap_range(p, 3 * MIB, 3 * MIB + 1)
+    for va in (0, 2 * MIB - 1, 3 * MIB, 3 * MIB + 4096, 5 * MIB, 1 << 40):
+        assert p[slot(p, va)] == entry(p, va)
 
 
 def test_the_table_is_a_cache_that_evicts_and_never_lies() -> None:
