@@ -60,23 +60,42 @@ def _render(live: Any, others: list[Any]) -> str:
     ]
     if live.lost:
         lines.append(f"{live.lost:,} records were lost for want of room: predictions are too low")
-    lines += ["", f"{'':<22}{'recorded':>12}{'predicted':>12}{'difference':>12}"]
-    for figure in live.figures:
-        share = figure.difference
-        difference = "-" if share == 0 else f"{100 * share:+.1f} %" if abs(share) < 100 else "new"
-        lines.append(f"{figure.name:<22}{figure.recorded:>12,}{figure.predicted:>12,}{difference:>12}")
-    lines.append("")
-    lines.append("every figure is within 5 %" if live.within else "not every figure is within 5 %")
-    if live.unserved:
-        lines.append(f"{live.unserved:,} accesses found no region or page in the model")
-    for where in live.worst:
-        lines.append(
-            f"  most off from {where['from_s']:.2f} to {where['to_s']:.2f} s: {where['recorded']:,} faults recorded, "
-            f"{where['predicted']:,} predicted"
-        )
+    lines += ["", f"{'':<24}{'recorded':>12}{'predicted':>12}{'difference':>12}"]
+    lines += [_row(figure) for figure in live.figures]
+    lines += ["", "every prediction is within 5 %" if live.within else "not every prediction is within 5 %"]
+    lines += [f"  {line}" for line in _where_off(live)]
     if others:
         lines += ["", "on a device with a translation cache of its own:", f"{'':<14}{'faults':>12}{'flushes':>12}{'refused':>12}"]
         for each in others:
             found = {figure.name: figure.predicted for figure in each.figures}
             lines.append(f"{each.policy:<14}{found['faults']:>12,}{found['flushes']:>12,}{each.refused:>12,}")
     return "\n".join(lines) + "\n"
+
+
+def _row(figure: Any) -> str:
+    share = figure.difference
+    difference = "given" if figure.role == "given" else "-" if share == 0 else f"{100 * share:+.1f} %" if abs(share) < 100 else "new"
+    indent = "  " if figure.role == "detail" or " " in figure.name and figure.name.split()[0] in ("faults", "invalidations") else ""
+    return f"{indent + figure.name:<24}{figure.recorded:>12,}{figure.predicted:>12,}{difference:>12}"
+
+
+def _where_off(live: Any) -> list[str]:
+    """What the figures' sums do not tell."""
+    asked = live.requests
+    lines = [
+        f"faults: {asked['both']:,} in both, {asked['recorded only']:,} only recorded, {asked['predicted only']:,} only predicted",
+        f"from the copies alone, not told who had to wait: {live.blind_faults:,} faults",
+    ]
+    if live.unserved:
+        lines.append(f"{live.unserved:,} accesses found no region or page in the model")
+    for where in live.worst:
+        lines.append(
+            f"most off from {where['from_s']:.2f} to {where['to_s']:.2f} s: {where['recorded']:,} faults recorded, "
+            f"{where['predicted']:,} predicted"
+        )
+    for where in live.off:
+        lines.append(
+            f"{where['cause']} at {where['at_s']:.3f} s, {where['pages']:,} pages: zapped {where['recorded']:,} recorded, "
+            f"{where['predicted']:,} predicted"
+        )
+    return lines

@@ -42,6 +42,8 @@ ENTRY_POINTS: list[tuple[str, str, str]] = [
     ("unpinned.host.control", "open_region", "wiw"),
     ("unpinned.host.control", "revoke_regions", "wi"),
     ("unpinned.host.control", "close_region", "wiiii"),
+    ("unpinned.host.control", "record", "www"),
+    ("unpinned.host.control", "recorded", "ww"),
     ("unpinned.host.control", "faults_of", "wiiii"),
     ("unpinned.host.control", "begin_faults", "wiiiii"),
     ("unpinned.host.control", "serve_device", "wi"),

@@ -19,7 +19,7 @@ from unpinned.host.copies import execute
 from unpinned.host.datagrams import receive_many, send
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
 from unpinned.host.pagemap import scan
-from unpinned.host.recorder import fault_flags, note, note_copies
+from unpinned.host.recorder import nobody_waits, note, note_copies, note_faults, number
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_scanned, fault_take
 from unpinned.recording import layout as R
@@ -166,8 +166,8 @@ def scan_faults(e, h, p, m):
         token = p[slot + P.FAULT_TOKEN]  # before the step: it may free the slot
         now = monotonic_ns()
         if e[E.E_RECORD]:
-            flags = fault_flags(p, slot, now)
-            note(e, R.FAULT, now, p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_DEMAND], p[slot + P.FAULT_END], upto, flags)
+            start = p[slot + P.FAULT_CURSOR]
+            note(e, R.LOOKED, now, start, p[slot + P.FAULT_END], upto, number(p, slot), nobody_waits(p, slot))
         fault_scanned(p, slot, upto, now)
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)
@@ -176,14 +176,17 @@ def scan_faults(e, h, p, m):
 
 
 @kernel
-def list_scans(e, p):
+def list_scans(e, p, now):
     """Take fault slots that want a scan. Lock held."""
+    if e[E.E_RECORD]:
+        note_faults(e, p, now)
     while e[E.E_SCANS] < E.SCANS:
         slot = fault_take(p, P.FAULT_SCAN)
         if slot < 0:
             break
         e[E.E_SCAN_LIST + e[E.E_SCANS]] = slot
         e[E.E_SCANS] += 1
+    e[E.E_SCANS_SEEN] = p[P.SCAN_LENGTH]
     return e[E.E_SCANS]
 
 
@@ -232,7 +235,7 @@ def burst(e, h, p, b, u, c, m, solver):
     receive(h, p, b, now)
     turns(h, p, b, now)
     timers(h, p, now)
-    moved += h[L.H_ACT_COUNT] + h[L.H_TX_COUNT] + list_scans(e, p)
+    moved += h[L.H_ACT_COUNT] + h[L.H_TX_COUNT] + list_scans(e, p, now)
     copies = p[P.DMA_COUNT]
     if copies:
         store_release(e, E.E_EXECUTING, 1)

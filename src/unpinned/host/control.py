@@ -13,7 +13,7 @@ import platform
 
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import load_acquire, store_release
-from unpinned.compiled.intrinsics import stack_words
+from unpinned.compiled.intrinsics import address_of, stack_words
 from unpinned.compiled.libc import eventfd_write, monotonic_ns, sys_call, sys_poll
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
@@ -22,9 +22,12 @@ from unpinned.hca.qp import fail_qp, release_faults, set_inflight
 from unpinned.host import engine_words as E
 from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.notify import invalidate
+from unpinned.host.recorder import counted, note
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin
 from unpinned.paging.regions import region_close, region_open
+from unpinned.paging.table import zap_range
+from unpinned.recording import layout as R
 
 SYS_CLOSE = 3 if platform.machine() == "x86_64" else 57
 DONE = 1
@@ -186,8 +189,45 @@ def open_region(e, mr, s):
         for i in range(L.MR_WORDS):
             h[mr + i] = s[4 + i]
         h[L.H_MR_LIVE] = max(h[L.H_MR_LIVE], (mr - h[L.H_MR_BASE]) // L.MR_WORDS + 1)
+        if e[E.E_RECORD]:
+            note(e, R.OPEN, monotonic_ns(), s[1], s[2], s[3], s[0], h[mr + L.MR_PINNED])
     unlock(e, E.E_LOCK)
     return result
+
+
+@kernel
+def record(e, r, out):
+    """The hooks write to ring ``r`` from now on (one of no words: to none); what is counted at that moment goes into ``out``.
+
+    The page table is emptied before the first record, so that all that is in it comes from what is in the recording.
+    """
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    halt(e)
+    e[E.E_RECORD + 1] = len(r)
+    e[E.E_RECORD] = address_of(r) if len(r) else 0
+    if len(r):
+        zap_range(p, 0, 1 << 62)
+        for i in range(h[L.H_MR_LIVE]):
+            mr = h[L.H_MR_BASE] + i * L.MR_WORDS
+            if h[mr + L.MR_STATE]:
+                slot = h[mr + L.MR_REGION]
+                at = p[P.REGIONS] + slot * P.REGION_WORDS
+                start = p[at + P.REGION_START]
+                note(e, R.OPEN, monotonic_ns(), start, p[at + P.REGION_END], p[at + P.REGION_FLAGS], slot, h[mr + L.MR_PINNED])
+    counted(e, p, out)
+    resume(e)
+    return DONE
+
+
+@kernel
+def recorded(e, out):
+    """What is counted, and how far the ring has come (``recorder.counted``), at one moment."""
+    p = words_at(e[E.E_P], e[E.E_P + 1])
+    lock(e, E.E_LOCK)
+    counted(e, p, out)
+    unlock(e, E.E_LOCK)
+    return DONE
 
 
 @kernel
@@ -212,8 +252,10 @@ def close_region(e, mr, slot, low, high):
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
     halt(e)
-    invalidate(p, low, high, P.CAUSE_RELEASE, monotonic_ns())
+    invalidate(e, p, low, high, P.CAUSE_RELEASE, slot, monotonic_ns())
     region_close(p, slot)
+    if e[E.E_RECORD]:
+        note(e, R.CLOSE, monotonic_ns(), low, high, 0, slot, 0)
     for i in range(L.MR_WORDS):
         h[mr + i] = 0
     resume(e)

@@ -60,7 +60,6 @@ class Device:
         self._ended = False
         self.pds = itertools.count(1)
         self.recorder: Recorder | None = None
-        self._rings: list[Recorder | None] = []
         self.descriptors: set[int] = set()
         """Event descriptors of completion channels, for a forked child to close."""
         self._threads: list[process.KernelThread] = []
@@ -129,7 +128,6 @@ class Device:
         self.check()
         if self.recorder is not None and self.recorder.active:
             raise OSError(errno.EBUSY, f"the device on {self.address} is being recorded to {self.recorder.path}")
-        self._rings.append(self.recorder)  # a hook may still look at the last one's ring
         self.recorder = Recorder(self, path)
         return self.recorder
 

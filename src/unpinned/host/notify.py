@@ -49,14 +49,21 @@ SLICE_NS = 100_000  # the shortest that Linux grants
 
 
 @kernel
-def invalidate(p, start, end, cause, now):
+def invalidate(e, p, start, end, cause, region, now):
     """One invalidation, start to finish.
 
     The device stands still: no descriptor is ISSUED and no other invalidation is open, so the start never says WAIT or FULL
     (a finish after WAIT would be counted as a violation).
     """
+    totals = p[P.TOTALS]
+    zapped = p[totals + P.COUNT_PAGES_ZAPPED]
+    flushes = p[totals + P.COUNT_FLUSHES]
     invalidate_start(p, start, end, cause, 1, now)
-    return invalidate_finish(p, p[P.TICKET], now)
+    result = invalidate_finish(p, p[P.TICKET], now)
+    if e[E.E_RECORD]:
+        became = 2 * (p[totals + P.COUNT_PAGES_ZAPPED] - zapped) + p[totals + P.COUNT_FLUSHES] - flushes
+        note(e, R.INVALIDATE, now, start, end, cause, region, became)
+    return result
 
 
 @kernel
@@ -82,9 +89,7 @@ def apply(e, h, p, kind, start, end, now):
             h[mr + L.MR_HOLES] = 1
             if e[E.E_RECORD]:
                 note(e, R.REVOKE, now, low + delta, high + delta, 0, h[mr + L.MR_REGION], 0)
-        invalidate(p, low + delta, high + delta, cause, now)
-        if e[E.E_RECORD]:
-            note(e, R.INVALIDATE, now, low + delta, high + delta, cause, h[mr + L.MR_REGION], 0)
+        invalidate(e, p, low + delta, high + delta, cause, h[mr + L.MR_REGION], now)
     return 0
 
 

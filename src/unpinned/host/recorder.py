@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from unpinned.compiled import kernel
+from unpinned.compiled.atomics import load_acquire
 from unpinned.compiled.libc import monotonic_ns
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
 from unpinned.hca.regions import find_key
 from unpinned.host import engine_words as E
 from unpinned.paging import layout as P
-from unpinned.paging.causes import Cause
 from unpinned.recording import layout as R
 from unpinned.recording.file import Writer
+from unpinned.recording.layout import Words
 from unpinned.recording.ring import put, take
 
 if TYPE_CHECKING:
@@ -78,16 +80,37 @@ def note_copies(e, h, p, now):
 
 
 @kernel
-def fault_flags(p, slot, now):
-    """The last word of a fault's record. Before its step, which may free it."""
-    flags = p[slot + P.FAULT_REGION] & R.FAULT_REGION
-    if p[slot + P.FAULT_WRITE]:
-        flags |= R.FAULT_WRITE
-    if p[slot + P.FAULT_TOKEN] < 0:
-        flags |= R.FAULT_PREFETCH
-    if p[slot + P.FAULT_CHUNK] == 0:
-        flags |= R.FAULT_RESIDENT
-    return flags | min((now - p[slot + P.FAULT_SINCE]) // 1000, R.FAULT_AGE_MAX) << R.FAULT_AGE_SHIFT
+def note_faults(e, p, now):
+    """Faults that have begun since the driver last listed what it must look at, and others that it lists now. Lock held."""
+    r = words_at(e[E.E_RECORD], e[E.E_RECORD + 1])
+    for i in range(p[P.SCAN_LENGTH]):
+        slot = p[p[P.SCAN_QUEUE] + i]
+        if i < e[E.E_SCANS_SEEN] or p[slot + P.FAULT_RETRIES]:
+            if i < E.SCANS:
+                put(r, R.LISTED, now, 0, 0, number(p, slot), 0, 0)
+            continue
+        flags = R.FAULT_WRITE if p[slot + P.FAULT_WRITE] else 0
+        if p[slot + P.FAULT_TOKEN] < 0:
+            flags |= R.FAULT_PREFETCH
+        if p[slot + P.FAULT_CHUNK] == 0:
+            flags |= R.FAULT_RESIDENT
+        if i >= E.SCANS:
+            flags |= R.FAULT_LATER
+        end = p[slot + P.FAULT_DEMAND]
+        put(r, R.FAULT, p[slot + P.FAULT_SINCE], p[slot + P.FAULT_START], end, number(p, slot), p[slot + P.FAULT_REGION], flags)
+    return 0
+
+
+@kernel
+def number(p, slot):
+    """A fault slot's number."""
+    return (slot - p[P.FAULTS]) // P.FAULT_WORDS
+
+
+@kernel
+def nobody_waits(p, slot):
+    """1 for a fault whose waiters have gone: its step will install nothing."""
+    return 1 if p[slot + P.FAULT_WAITERS] == 0 and p[slot + P.FAULT_TOKEN] >= 0 else 0
 
 
 @kernel
@@ -97,73 +120,69 @@ def note(e, kind, time, a, b, c, d, last):
     return put(r, kind, time, a, b, c, d, last)
 
 
+@kernel
+def counted(e, p, out):
+    """All counters of the block, and behind them how far the ring has come. Lock held: they belong together."""
+    for i in range(P.COUNT_WORDS):
+        out[i] = p[p[P.TOTALS] + i]
+    if e[E.E_RECORD]:
+        r = words_at(e[E.E_RECORD], e[E.E_RECORD + 1])
+        out[P.COUNT_WORDS] = load_acquire(r, R.RING_HEAD)
+    return 0
+
+
 # --- the file ------------------------------------------------------------------------------------------------------------------
-
-
-def _totals(p: P.Block) -> dict[str, Any]:
-    """What the block has counted so far, by name."""
-    totals = P.view(p, "totals")[0]
-    return {name: totals[name].tolist() for name in totals.dtype.names}
 
 
 class Recorder:
     """Records one device to a file from now on, until `stop`. Raises OSError when the file cannot be written."""
 
     def __init__(self, device: Device, path: str | Path) -> None:
-        from unpinned.compiled.build import ensure
-
-        ensure([("unpinned.recording.ring", "put", "wiiiiiii")])
         self._device, self._pid = device, os.getpid()
         self._ring = R.create(CAPACITY)
         self._writer = Writer(path, _header(device))
         self._stop = threading.Event()
-        self._totals = _totals(device.p)
-        self._regions: dict[int, tuple[int, int]] = {}
         self.path = Path(path)
         self.active = True
-        for region in list(device.regions.open.values()):
-            low, high = region.pages
-            known = P.view(device.p, "regions")[region.slot]
-            self.opened(region.slot, int(known["start"]), int(known["end"]), int(known["flags"]))
-        device.e[E.E_RECORD + 1] = self._ring.size
-        device.e[E.E_RECORD] = self._ring.ctypes.data
+        self._before = _counters()
+        _control().record(device.e, self._ring, self._before)
         self._thread = threading.Thread(target=self._carry, name=f"unpinned-recorder-{device.address}", daemon=True)
         self._thread.start()
-
-    def opened(self, slot: int, low: int, high: int, flags: int) -> None:
-        """A region came."""
-        if self.active:
-            put(self._ring, R.OPEN, time.monotonic_ns(), low, high, flags, slot, 0)
-
-    def closed(self, slot: int, low: int, high: int) -> None:
-        """A region went."""
-        if self.active:
-            now = time.monotonic_ns()
-            put(self._ring, R.INVALIDATE, now, low, high, int(Cause.RELEASE), slot, 0)
-            put(self._ring, R.CLOSE, now, low, high, 0, slot, 0)
 
     def stop(self) -> int:
         """End the recording and close its file; how many records it has. Idempotent; nothing in a forked child."""
         if not self.active or os.getpid() != self._pid:
             return self._writer.records
         self.active = False
-        counted = _totals(self._device.p)
-        self._device.e[E.E_RECORD] = 0
-        time.sleep(0.002)  # a hook that has begun ends; the ring lives as long as the device
+        now = _counters()
+        _control().record(self._device.e, self._ring[:0], now)
         self._stop.set()
         self._thread.join()
         self._writer.add(take(self._ring))
-        before = self._totals
-        difference = {
-            name: [a - b for a, b in zip(value, before[name])] if isinstance(value, list) else value - before[name]
-            for name, value in counted.items()
-        }
-        self._writer.close({"totals": difference, "lost": int(self._ring[R.RING_LOST])})
+        self._writer.close(self._sums(now))
         return self._writer.records
+
+    def _sums(self, now: Words) -> dict[str, Any]:
+        """What the device has counted since the recording began."""
+        difference = (now - self._before)[: P.COUNT_WORDS].view(P.COUNT_DTYPE)[0]
+        totals = {name: difference[name].tolist() for name in difference.dtype.names}
+        return {"totals": totals, "lost": int(self._ring[R.RING_LOST])}
 
     def _carry(self) -> None:
         while not self._stop.wait(DRAIN_S):
             self._writer.add(take(self._ring))
+
+
+def _counters() -> Words:
+    """Room for `counted`."""
+    return np.zeros(P.COUNT_WORDS + 1, np.int64)
+
+
+def _control() -> Any:
+    """The kernels that Python calls; they import the hooks above."""
+    from unpinned.host import control
+
+    return control
 
 
 def _header(device: Device) -> dict[str, Any]:

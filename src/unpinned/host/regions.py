@@ -146,8 +146,6 @@ class Regions:
                 if control.open_region(device.e, mr, words) != P.DONE:
                     block.remove_key(device.h, key)
                     raise OSError(errno.EINVAL, f"not a range that can be registered: {length} bytes at {start:#x}")
-                if device.recorder is not None:
-                    device.recorder.opened(slot, low, low + max(length, 1), flags)
             except OSError:
                 self._slots.append(slot)
                 self._records.append(index)
@@ -191,8 +189,6 @@ class Regions:
         if region._gone == 1 and not device.closed:
             low, high = region.pages
             control.close_region(device.e, region.mr, region.slot, low, high)
-            if device.recorder is not None:
-                device.recorder.closed(region.slot, low, high)
             with process.control:
                 self._forget(region)
             device.drive()

@@ -15,7 +15,7 @@ from unpinned.hca.device import wake_fault
 from unpinned.host import engine_words as E
 from unpinned.host.lock import lock, unlock
 from unpinned.host.pagemap import announce, populate
-from unpinned.host.recorder import note
+from unpinned.host.recorder import nobody_waits, note, number
 from unpinned.host.wake import kick
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_chunk, fault_commit, fault_take
@@ -67,15 +67,16 @@ def serve(e, h, p, slot):
         end = p[slot + P.FAULT_CHUNK_END]
         needed = needed_soon(p, slot)
         write = p[slot + P.FAULT_WRITE]
+        if e[E.E_RECORD]:
+            note(e, R.TAKEN, monotonic_ns(), start, end, number(p, slot), 0, 0)
         unlock(e, E.E_LOCK)
         if announced < end:
             announce(start, needed)
             announced = needed
-        began = monotonic_ns()
         error = populate(start, end, write)
         lock(e, E.E_LOCK)
         if e[E.E_RECORD]:
-            note(e, R.CHUNK, monotonic_ns(), start, end, error, began, write)
+            note(e, R.CHUNK, monotonic_ns(), start, end, error, number(p, slot), nobody_waits(p, slot))
         token = p[slot + P.FAULT_TOKEN]
         status = fault_commit(p, slot, error, monotonic_ns())
         wake_fault(h, token, slot)

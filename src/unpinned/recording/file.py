@@ -25,7 +25,7 @@ from unpinned.recording import layout as R
 from unpinned.recording.layout import Words
 
 MAGIC: Final = b"unpinrec"
-VERSION: Final = 1
+VERSION: Final = 2
 BLOCK: Final = b"BLCK"
 END: Final = b"DONE"
 BLOCK_RECORDS: Final = 1 << 16
@@ -111,9 +111,9 @@ def read(path: str | Path) -> Recording:
         if file.read(1):
             raise RecordingError(f"byte {file.tell() - 1}: expected the end of the file after its end mark")
     records = np.concatenate(blocks) if blocks else np.zeros((0, R.WORDS), np.int64)
-    wrong = np.flatnonzero((records[:, R.KIND] < R.ACCESS) | (records[:, R.KIND] > R.CLOSE))
+    wrong = np.flatnonzero((records[:, R.KIND] < R.ACCESS) | (records[:, R.KIND] >= len(R.KINDS)))
     if wrong.size:
-        raise RecordingError(f"record {wrong[0]}: kind {records[wrong[0], R.KIND]}, expected {R.ACCESS} to {R.CLOSE}")
+        raise RecordingError(f"record {wrong[0]}: kind {records[wrong[0], R.KIND]}, expected {R.ACCESS} to {len(R.KINDS) - 1}")
     return Recording(header, records, end)
 
 

@@ -26,27 +26,31 @@ WORDS: Final = 8
 #: a run of bytes that one queue pair's copies touched in one burst: A first address, B length, C what is left of the message
 #: behind it, D direction (paging's OP_*), E queue pair
 ACCESS: Final = 1
-#: the driver looked at a fault's pages: A start, B end of what was asked for, C end (with read-ahead), D up to where they were
-#: there, E region | FAULT_* bits
+#: a fault began (TIME: when its request came): A start, B end of what was asked for, C its slot, D region or -1, E FAULT_* bits
 FAULT: Final = 2
-#: a worker brought pages in: A start, B end, C errno, D when it began, E write
+#: a worker has brought pages in, or could not: A start, B end, C errno, D the fault's slot, E 1 when nobody waited any more
 CHUNK: Final = 3
-#: A start, B end, C cause, D region or -1
+#: A start, B end, C cause, D region or -1, E what came of it (never given to the model): pages zapped * 2 + flushed
 INVALIDATE: Final = 4
 #: for good: A start, B end, D region
 REVOKE: Final = 5
-#: A start, B end, C flags, D region
+#: A start, B end, C flags, D region, E 1 when it is pinned
 OPEN: Final = 6
 #: D region
 CLOSE: Final = 7
-KINDS: Final = ("", "access", "fault", "chunk", "invalidate", "revoke", "open", "close")
+#: the driver has looked at a fault's pages: A start, B end (with read-ahead), C up to where they were there, D the fault's slot,
+#: E 1 when nobody waited any more
+LOOKED: Final = 8
+#: a worker begins with pages that were not there: A start, B end, C the fault's slot
+TAKEN: Final = 9
+#: the driver begins to look at a fault's pages, later than when it began or once more: C the fault's slot
+LISTED: Final = 10
+KINDS: Final = ("", "access", "fault", "chunk", "invalidate", "revoke", "open", "close", "looked", "taken", "listed")
 
-FAULT_REGION: Final = (1 << 32) - 1
-FAULT_WRITE: Final = 1 << 32
-FAULT_PREFETCH: Final = 1 << 33
-FAULT_RESIDENT: Final = 1 << 34
-FAULT_AGE_SHIFT: Final = 35  #: from its beginning until then, us
-FAULT_AGE_MAX: Final = (1 << 27) - 1
+FAULT_WRITE: Final = 1
+FAULT_PREFETCH: Final = 2
+FAULT_RESIDENT: Final = 4
+FAULT_LATER: Final = 8  #: too many to look at: this one is LISTED later
 
 # --- the ring ------------------------------------------------------------------------------------------------------------
 RING_CAPACITY: Final = 0  #: records, a power of two

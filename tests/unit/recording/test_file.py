@@ -77,8 +77,8 @@ def test_a_foreign_file_is_told_what_was_expected(tmp_path, data):
 
 def test_another_version_is_refused(tmp_path):
     path = tmp_path / "later"
-    path.write_bytes(file.MAGIC + struct.pack("<HHI", 2, 0, 2) + b"{}")
-    with pytest.raises(file.RecordingError, match="version 2 of the format, expected 1"):
+    path.write_bytes(file.MAGIC + struct.pack("<HHI", 1, 0, 2) + b"{}")
+    with pytest.raises(file.RecordingError, match="version 1 of the format, expected 2"):
         file.read(path)
 
 
@@ -123,18 +123,47 @@ def test_pages_are_counted_by_direction(tmp_path):
 
 
 def test_the_timeline_is_what_the_viewers_read(tmp_path):
-    made = np.zeros((4, R.WORDS), np.int64)
-    made[0] = 0, R.OPEN, 1_000, 0, 1 << 20, 0, 0, 0
-    made[1] = 0, R.FAULT, 51_000, 0, 8192, 16384, 4096, 40 << R.FAULT_AGE_SHIFT | R.FAULT_WRITE
-    made[2] = 0, R.ACCESS, 61_000, 0, 8192, 0, 1, 7
-    made[3] = 0, R.INVALIDATE, 71_000, 0, 4096, 3, 0, 0
-    count = chrome.write(file.Recording({"device": "x"}, made), tmp_path / "t.json")
+    rows = [
+        (R.OPEN, 1_000, 0, 1 << 20, 0, 0, 0),
+        (R.FAULT, 11_000, 0, 8192, 5, 0, R.FAULT_WRITE),
+        (R.FAULT, 21_000, 0, 4096, 6, 0, R.FAULT_PREFETCH),
+        (R.LOOKED, 51_000, 0, 16384, 4096, 5, 0),
+        (R.TAKEN, 52_000, 4096, 8192, 5, 0, 0),
+        (R.LOOKED, 61_000, 0, 4096, 4096, 6, 0),
+        (R.ACCESS, 61_000, 0, 8192, 0, 1, 7),
+        (R.INVALIDATE, 71_000, 0, 4096, 3, 0, 3),
+        (R.CHUNK, 92_000, 4096, 8192, 0, 5, 0),
+    ]
+    count = chrome.write(file.Recording({"device": "x"}, np.array([(0, *row) for row in rows])), tmp_path / "t.json")
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert len(events) == count
-    (fault,) = (event for event in events if event["name"] == "fault")
-    assert (fault["ph"], fault["ts"], fault["dur"], fault["args"]["write"]) == ("X", 10.0, 40, True)
-    assert [event["name"] for event in events if event["ph"] == "i"] == ["DISCARD", "open"]
+    fault, prefetch, populate = (event for event in events if event["ph"] == "X")
+    assert (fault["name"], fault["ts"], fault["dur"], fault["args"]["write"], fault["args"]["there"]) == ("fault", 10.0, 40.0, True, 1)
+    assert (prefetch["name"], prefetch["tid"]) == ("prefetch", fault["tid"] + 1)
+    assert (populate["name"], populate["ts"], populate["dur"]) == ("populate", 51.0, 40.0)
+    open_, discard = (event for event in events if event["ph"] == "i")
+    assert (open_["name"], discard["name"], discard["args"]["pages zapped"]) == ("open", "DISCARD", 1)
     assert [event["args"] for event in events if event["ph"] == "C"] == [{"read MB": 0.0, "written MB": 0.0082}]
+    assert {event["args"]["name"] for event in events if event["ph"] == "M" and event["tid"] == prefetch["tid"]} == {
+        "faults, from request to look (2)"
+    }
+
+
+def test_slices_of_a_line_never_overlap(tmp_path):
+    random_, rows, time = np.random.default_rng(3), [], 0
+    begun = set()
+    for _ in range(400):
+        time += int(random_.integers(0, 3))
+        slot = int(random_.integers(0, 12))
+        rows.append((0, R.LOOKED if slot in begun else R.FAULT, time, 0, 4096, 0 if slot in begun else slot, slot, 0))
+        begun ^= {slot}
+    slices = [event for event in chrome.events(file.Recording({}, np.array(rows))) if event["ph"] == "X"]
+    assert len(slices) > 150
+    ends = {}
+    for event in sorted(slices, key=lambda each: each["ts"]):
+        assert event["ts"] >= ends.get(event["tid"], 0) - 1e-6
+        ends[event["tid"]] = event["ts"] + event["dur"]
+    assert 1 < len(ends) <= 12
 
 
 def test_a_timeline_of_nothing_is_empty(tmp_path):

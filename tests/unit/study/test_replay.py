@@ -8,7 +8,7 @@ from unpinned.paging import layout as P
 from unpinned.recording import file
 from unpinned.recording import layout as R
 from unpinned.study.policies import STUDY_POLICIES
-from unpinned.study.replay import replay
+from unpinned.study.replay import COUNTED, replay
 
 PAGE = 4096
 MS = 1_000_000
@@ -22,12 +22,13 @@ HEADER = {
 REGION = (R.OPEN, 0, 0, 64 * PAGE, 0, 0, 0)
 
 
-def recording(*rows, read=0, write=0, flushes=0, zapped=0, causes=()):
+def recording(*rows, read=0, write=0, flushes=0, zapped=0, installed=0, causes=()):
     """Rows are (kind, time, a, b, c, d, e); the counters are what the device would have said."""
     invalidations = [0] * P.CAUSES
     for cause in causes:
         invalidations[cause] += 1
-    totals = {"faults_read": read, "faults_write": write, "flushes": flushes, "pages_zapped": zapped, "invalidations": invalidations}
+    totals = {"faults_read": read, "faults_write": write, "flushes": flushes, "pages_zapped": zapped,
+              "invalidations": invalidations, **dict.fromkeys(COUNTED[2:7], 0), "pages_in": installed}  # fmt: skip
     records = np.array([(0, *row) for row in (REGION, *rows)], np.int64)
     return file.Recording(HEADER, records, {"totals": totals, "lost": 0})
 
@@ -63,31 +64,97 @@ def test_reading_does_not_give_the_right_to_write():
 
 def test_what_the_owner_takes_is_a_fault_again_and_a_flush():
     taken = (R.INVALIDATE, 2 * MS, 0, 8 * PAGE, P.CAUSE_DISCARD, 0, 0)
-    found, result = predicted(access(1 * MS, 0, 4), taken, access(3 * MS, 0, 4), read=2, flushes=1, zapped=4, causes=[P.CAUSE_DISCARD])
-    assert (found["faults"], found["flushes"], found["pages zapped"], found["DISCARD"]) == (2, 1, 4, 1)
+    found, result = predicted(access(1 * MS, 0, 4), taken, access(3 * MS, 0, 4), read=2, flushes=1, zapped=4, installed=8,
+                              causes=[P.CAUSE_DISCARD])  # fmt: skip
+    assert (found["faults"], found["flushes"], found["pages zapped"], found["invalidations DISCARD"]) == (2, 1, 4, 1)
     assert result.within
 
 
-def test_a_request_that_waited_counts_when_it_came():
-    """It came at 1 ms and its pages at 9 ms; somebody else's copies at 5 ms had none of them."""
-    looked = (R.FAULT, 2 * MS, 0, 4 * PAGE, 4 * PAGE, 0, 1000 << R.FAULT_AGE_SHIFT)
-    came = (R.CHUNK, 9 * MS, 0, 4 * PAGE, 0, 3 * MS, 0)
-    found, result = predicted(looked, came, access(9 * MS, 0, 4))
-    assert found["faults for read"] == 1
+def fault(time, first, count=1, slot=0, region=0, flags=0):
+    return (R.FAULT, time, first * PAGE, (first + count) * PAGE, slot, region, flags)
+
+
+def looked(time, first, count=1, there=0, slot=0, nobody=0):
+    return (R.LOOKED, time, first * PAGE, (first + count) * PAGE, (first + there) * PAGE, slot, nobody)
+
+
+def taken(time, first, count=1, slot=0):
+    return (R.TAKEN, time, first * PAGE, (first + count) * PAGE, slot, 0, 0)
+
+
+def came(time, first, count=1, slot=0, error=0, nobody=0):
+    return (R.CHUNK, time, first * PAGE, (first + count) * PAGE, error, slot, nobody)
+
+
+def invalidation(time, cause, first=0, count=8, became=0):
+    return (R.INVALIDATE, time, first * PAGE, (first + count) * PAGE, cause, 0, became)
+
+
+def test_a_request_that_waited_counts_once():
+    rows = [fault(1 * MS, 0, 4), looked(2 * MS, 0, 4), taken(3 * MS, 0, 4), came(9 * MS, 0, 4), access(9 * MS, 0, 4)]
+    found, result = predicted(*rows)
+    assert (found["faults for read"], found["brought in"], found["pages installed"]) == (1, 1, 4)
+    assert result.requests == {"both": 1, "recorded only": 0, "predicted only": 0}
     assert result.unserved == 0
 
 
+def test_a_request_that_the_table_could_serve_is_no_fault():
+    _, result = predicted(access(1 * MS, 0, 4), fault(2 * MS, 0, 4), looked(2 * MS, 0, 4, 4), read=2)
+    assert result.requests == {"both": 0, "recorded only": 1, "predicted only": 1}
+
+
+def test_what_was_copied_tells_of_faults_without_the_requests():
+    _, result = predicted(fault(1 * MS, 0, 4), looked(2 * MS, 0, 4, 4), access(2 * MS, 0, 4), read=1)
+    assert result.blind_faults == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fault_under_way_when_its_range_is_unmapped_installs_what_the_next_invalidation_finds(late):
+    """The driver, or a worker, was on it: it tries again, and nobody asks whether the range is still the region's."""
+    revoked = (R.REVOKE, 2 * MS, 0, 8 * PAGE, 0, 0, 0)
+    unmapped = [revoked, invalidation(2 * MS, P.CAUSE_UNMAP)]
+    if late:
+        rows = [fault(1 * MS, 0), looked(1 * MS, 0), taken(1 * MS, 0), *unmapped, came(3 * MS, 0), taken(3 * MS, 0), came(4 * MS, 0)]
+    else:
+        rows = [fault(1 * MS, 0), *unmapped, looked(3 * MS, 0, there=1), (R.LISTED, 3 * MS, 0, 0, 0, 0, 0), looked(4 * MS, 0, there=1)]
+    released = invalidation(5 * MS, P.CAUSE_RELEASE, count=64, became=3)
+    found, result = predicted(*rows, released, read=1, flushes=1, zapped=1, installed=1, causes=[P.CAUSE_UNMAP, P.CAUSE_RELEASE])
+    assert (found["flushes"], found["flushes RELEASE"], found["tried again"], found["pages zapped"]) == (1, 1, 1, 1)
+    assert result.within
+    assert result.off == []
+
+
+def test_a_fault_that_nobody_waits_for_any_more_installs_nothing():
+    for rows in ([looked(2 * MS, 0, there=1, nobody=1)], [looked(2 * MS, 0), taken(2 * MS, 0), came(3 * MS, 0, nobody=1)]):
+        found, _ = predicted(fault(1 * MS, 0), *rows)
+        assert found["pages installed"] == 0
+
+
+def test_a_slot_that_begins_anew_has_ended_without_a_word():
+    found, _ = predicted(fault(1 * MS, 0), fault(2 * MS, 4), looked(3 * MS, 4, there=1), access(3 * MS, 4))
+    assert (found["faults"], found["pages installed"]) == (2, 1)
+
+
+def test_a_fault_that_waits_for_the_driver_is_not_hit():
+    rows = [fault(1 * MS, 0, flags=R.FAULT_LATER), invalidation(2 * MS, P.CAUSE_DISCARD), (R.LISTED, 3 * MS, 0, 0, 0, 0, 0)]
+    found, _ = predicted(*rows, looked(4 * MS, 0, there=1))
+    assert (found["tried again"], found["pages installed"]) == (0, 1)
+
+
 def test_a_fault_that_failed_is_over():
-    looked = (R.FAULT, 2 * MS, 0, PAGE, PAGE, 0, 0)
-    failed = (R.CHUNK, 3 * MS, 0, PAGE, 14, 2 * MS, 0)
-    found, _ = predicted(looked, failed, looked, failed)
-    assert found["faults for read"] == 2
+    rows = [fault(2 * MS, 0), looked(2 * MS, 0), taken(2 * MS, 0), came(3 * MS, 0, error=14)]
+    found, _ = predicted(*rows, *rows)
+    assert (found["faults for read"], found["failed"]) == (2, 2)
 
 
 def test_a_prefetch_is_no_fault_and_its_pages_are_there():
-    looked = (R.FAULT, 1 * MS, 0, 4 * PAGE, 4 * PAGE, 4 * PAGE, R.FAULT_PREFETCH)
-    found, _ = predicted(looked, access(2 * MS, 0, 4))
-    assert found["faults"] == 0
+    found, _ = predicted(fault(1 * MS, 0, 4, flags=R.FAULT_PREFETCH), looked(1 * MS, 0, 4, 4), access(2 * MS, 0, 4))
+    assert (found["faults"], found["prefetches"]) == (0, 1)
+
+
+def test_a_pinned_region_has_no_faults():
+    found, result = predicted((R.OPEN, 0, 64 * PAGE, 128 * PAGE, 0, 1, 1), access(1 * MS, 70))
+    assert (found["faults"], result.unserved) == (0, 0)
 
 
 def test_copies_outside_of_every_region_are_told():
@@ -113,10 +180,41 @@ def test_another_policy_batches_the_flushes():
 
 
 def test_where_it_is_off_is_said():
-    looked = [(R.FAULT, 50 * MS + i, 0, PAGE, PAGE, PAGE, 0) for i in range(5)]
-    _, result = predicted(access(1 * MS, 3), *looked, read=6)
+    again = [fault(50 * MS + i, 0) for i in range(5)]
+    rows = [access(1 * MS, 3), invalidation(2 * MS, P.CAUSE_DISCARD, 0, 8), access(50 * MS, 0), *again]
+    _, result = predicted(*rows, read=7, causes=[P.CAUSE_DISCARD])
     assert not result.within
     assert result.worst[0]["recorded"] == 5
+    assert result.off == [{"at_s": 0.002, "cause": "DISCARD", "region": 0, "pages": 8, "recorded": 0, "predicted": 1}]
+
+
+@pytest.mark.parametrize("row, why", [
+    ((R.ACCESS, 1, -1, 8, 0, 2, 0), "range"), ((R.ACCESS, 1, 0, 1 << 40, 0, 2, 0), "range"), ((R.ACCESS, 1, 0, 8, -1, 2, 0), "message"),
+    ((R.FAULT, 1, 0, PAGE, 0, 4, 0), "region"), ((R.OPEN, 1, 0, PAGE, 0, 1 << 40, 0), "region"),
+    ((R.LOOKED, 1, 0, 1 << 38, 0, 0, 0), "range"), ((R.INVALIDATE, 1, 0, PAGE, 99, 0, 0), "cause"),
+    ((R.CHUNK, 1, PAGE, 0, 0, 0, 0), "range"),
+])  # fmt: skip
+def test_a_record_that_cannot_be_is_refused_by_its_number(row, why):
+    with pytest.raises(file.RecordingError, match=f"record 1 .*{why}"):
+        replay(recording(row))
+
+
+@pytest.mark.parametrize("slot", [-1, 16, 1 << 40])
+def test_a_slot_that_the_device_does_not_have_is_followed_by_nobody(slot):
+    found, _ = predicted(fault(1 * MS, 0, slot=slot), looked(1 * MS, 0, there=1, slot=slot), came(2 * MS, 0, slot=slot))
+    assert (found["faults"], found["pages installed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("part, name, value", [
+    ("geometry", "leaves", 1 << 24), ("geometry", "bits", "x"), ("geometry", "levels", 99), ("settings", "fault_max_bytes", 1 << 50),
+    ("settings", "chunk_bytes", 0), ("settings", "horizon_ns", 1 << 70),
+])  # fmt: skip
+def test_a_header_that_asks_for_the_impossible_is_refused(part, name, value):
+    made = recording()
+    made.header = {key: dict(each) for key, each in HEADER.items()}
+    made.header[part][name] = value
+    with pytest.raises(file.RecordingError, match="header"):
+        replay(made)
 
 
 @pytest.mark.parametrize("part, name", [("geometry", "leaves"), ("settings", "tlb")])
@@ -130,13 +228,13 @@ def test_a_header_that_lacks_something_is_refused(part, name):
 
 
 def test_the_command(tmp_path, capsys):
-    made = recording(access(1 * MS, 3), read=1)
+    made = recording(access(1 * MS, 3), read=1, installed=1)
     writer = file.Writer(tmp_path / "a.rec", made.header)
     writer.add(made.records)
     writer.close(made.end)
     assert main(["replay", str(tmp_path / "a.rec"), "--policy", "batching", "--chrome", str(tmp_path / "t.json")]) == 0
     out = capsys.readouterr().out
-    assert "every figure is within 5 %" in out
+    assert "every prediction is within 5 %" in out
     assert max(map(len, out.splitlines())) < 80
     assert (tmp_path / "t.json").exists()
 
