@@ -151,11 +151,34 @@ def test_obligations(cause: Cause, verdict: Verdict, keep: bool, found: str | No
     assert f"cause {cause.name}" in result.reached or "verdict REFUSED" in result.reached
 
 
-def test_a_callback_that_may_not_sleep_and_must_flush_is_a_livelock() -> None:
+def test_a_callback_that_may_not_sleep_and_must_flush_comes_again_after_the_flush() -> None:
+    """It is refused as long as the device may have the page cached, and asks for the flush: no livelock, unless the device
+    never stops using the page."""
     result = explore(World(**{**SMALLEST.__dict__, "mode": "unsleepable"}))
+    assert result.verdict == "SAFE" and result.reached >= {"verdict REFUSED", "verdict DONE", "abandoned", "flush"}
+    assert "verdict WAIT" not in result.reached
+    for_ever = (Request("WRITE", repeat=-1),)
+    result = explore(World(**{**SMALLEST.__dict__, "mode": "unsleepable", "requests": for_ever}))
     assert (result.verdict, result.property) == ("UNSAFE", "LIVELOCK")
     assert "thread 0" in result.message and 0 < result.cycle < len(result.trace)
-    assert {step.actor for step in result.trace[result.cycle :]} == {"thread 0"}
+    assert {"thread 0", "request 0"} <= {step.actor for step in result.trace[result.cycle :]}
+
+
+def test_a_request_joins_the_prefetch_of_its_page() -> None:
+    """With one fault slot: it would otherwise find none until the prefetch is over, and then ask for the page again."""
+    requests = (Request("PREFETCH"), Request("READ"))
+    result = explore(World("joined", pages=1, frames=1, threads=(), requests=requests, touched=()))
+    assert result.verdict == "SAFE" and "joined" in result.reached and "starved" not in result.reached
+
+
+def test_a_slow_flush_does_not_stretch_the_bound_of_a_deferral() -> None:
+    threads = ((Op("DISCARD", 0), Op("DISCARD", 1), Op("DISCARD", 2)),)
+    made = World(
+        "bounded", pages=3, frames=4, touched=(0, 1, 2), threads=threads, requests=(Request("READ", 0, 3),), deferrals=3,
+        policy=Policy("two at most", {Cause.DISCARD: Row(Verdict.DEFER, 2, 1)}),
+    )  # fmt: skip
+    result = explore(made)
+    assert result.verdict == "SAFE" and result.reached >= {"held", "verdict DEFERRED", "verdict WAIT"}
 
 
 def test_an_invalidation_that_waits_for_a_copy_that_waits_for_its_lock_is_a_deadlock() -> None:

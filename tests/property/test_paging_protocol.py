@@ -141,6 +141,7 @@ class World:
         number = int(self.p[P.TICKET])
         if verdict in (P.REFUSED, P.FULL):
             before[P.TICKET] = before[P.OBLIGATION] = P.NONE
+            before[P.FLUSH_WANTED] = self.p[P.FLUSH_WANTED]  # it may be asked for
             assert number == P.NONE and (before == self.p)[: self.p[P.COUNTERS]].all(), (
                 "I10: a refusal changed something"
             )

@@ -99,6 +99,11 @@ def _sleep(found: Evidence) -> str:
     relieved = [name for name in stuck if _is_safe(found, name, "DEFER", "unsleepable")]
     worst = [found.cell(name, "NOW", "unsleepable").worst for name in stuck]
     broke = sorted({each.broke for each in worst if each is not None})
+    again = [name for name in asked if name not in stuck]
+    trapped = ""
+    if stuck:
+        trapped = f"For {_names(stuck)} the model finds a {' or '.join(broke) or 'violation'} all the same; deferral relieves"
+        trapped += f" {_names(relieved)}: the callback returns at once and the frame is held."
     lines = [
         (engineering(ns / 1e3, "us"), engineering(zap["blocked_us_p50"], "us"), f"{percent(zap['blocked_share'])} %",
          short(zap["operations"]), f"{percent(batch['blocked_share'])} %", short(batch["operations"]), short(batch["held_max"]))
@@ -114,9 +119,10 @@ def _sleep(found: Evidence) -> str:
     return f"""
 ## 1. Are the callbacks sleepable?
 
-They must be, unless the caller can take a refusal. A callback that may not sleep and meets a busy device can only refuse or put
-off. For {_names(stuck)} the caller cannot do without: the model finds a {' or '.join(broke) or 'violation'}, a cycle in which it comes
-again and again while the device stays busy. Deferral relieves {_names(relieved)}: the callback returns at once and the frame is held.
+They must be, unless the caller can come again. A callback that may not sleep and meets a busy device can only refuse or put off.
+A refusal has to ask for the flush that it would have waited for; who comes again when that is over is let in. So done,
+{_names(again)} are SAFE; otherwise it is a livelock, a cycle in which the caller comes again and again
+(`unpinned check --mutant refusal-asks-for-no-flush`), as it also is with a device that never stops using the page. {trapped}
 
 At which flush time is spinning no longer an option? Steady reclaim (256 MiB registered, a quarter of it too much), the device flushed
 for every page (zap-now) against one flush for many (batching); the waiting daemon's share of a processor:

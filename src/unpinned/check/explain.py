@@ -15,7 +15,8 @@ INVARIANTS: Final[dict[str, str]] = {
     "I5": "one CPU observer never sees two device writes of one message in descending order",
     "I6": "no cycle without progress under weak fairness: every fault ends when invalidations are finite",
     "I8": "no step returns with the sequence open, or a page busy without an owner",
-    "I10": "a refusing device changes nothing",
+    "I10": "a refusing device changes nothing (it may ask for the flush that it would have needed)",
+    "BOUND": "a deferral never holds more pages back than its policy allows",
     "DEADLOCK": "I6: nobody can take a step, and not everything has ended",
     "LIVELOCK": "I6: a cycle in which everybody takes steps and somebody never gets anywhere",
 }

@@ -39,7 +39,9 @@ WORLDS: Final[dict[str, World]] = {
         _world("readonly-absent", requests=(_READ, _WRITE), frames=1, readonly=(0,), touched=()),
         _world("region", requests=(Request("READ", 0, 2),), pages=2, region=(0, 1)),
         _world("prefetch", (Op("UNMAP"),), requests=(Request("PREFETCH"),)),
+        _world("prefetch-joined", requests=(Request("PREFETCH"), _READ), touched=()),
         _world("reaper", (Op("OOM"),)),
+        _world("unsleepable", (Op("UNMAP"),), requests=(_AGAIN,), mode="unsleepable"),
         _world("discard-three-times", (Op("DISCARD"), Op("DISCARD"), Op("DISCARD"))),
         _world("unrelated", (Op("DISCARD", 1),), requests=(_READ,), pages=2, touched=(0, 1), loops=(0,)),
         _world("protect", (Op("PROTECT"),), frames=1, policy=_BY_CAUSE),
@@ -53,6 +55,10 @@ WORLDS: Final[dict[str, World]] = {
         _world("reclaim-deferred", (Op("RECLAIM"), Op("READ")), policy=_deferring(Cause.RECLAIM)),
         _world("unmap-deferred-twice", (Op("UNMAP"),), requests=(_AGAIN,), policy=_deferring(Cause.UNMAP)),
         _world("discard-deferred", (Op("DISCARD"), Op("WRITE")), policy=_deferring(Cause.DISCARD)),
+        _world(
+            "discard-bounded", (Op("DISCARD", 0), Op("DISCARD", 1)), requests=(Request("READ", 0, 2),), pages=2,
+            frames=3, touched=(0, 1), deferrals=2, policy=_deferring(Cause.DISCARD, 1),
+        ),
         _world(
             "discard-two-pages", (Op("DISCARD", 0), Op("DISCARD", 1)), requests=(Request("WRITE", 0, 2),), pages=2,
             frames=4, touched=(0, 1), chunk=2, policy=_deferring(Cause.DISCARD, 4),

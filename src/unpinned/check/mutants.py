@@ -165,13 +165,13 @@ _PAGING: Final = (
     ),
     Mutant(
         "no-flush", "paging.notifier", "invalidate_start",
-        "        if owed or p[P.EVICTED] or changed > 0:\n", "        if 0:\n",
+        "        if cached and (owed or p[P.EVICTED] or changed > 0):\n", "        if 0:\n",
         "[odp] page freed before the flush: the table is clean, the device's cache is not",
         world="reclaim-twice", kills="I3",
     ),
     Mutant(
         "flush-not-asked-for", "paging.notifier", "invalidate_start",
-        "            p[P.FLUSH_WANTED] = 1\n            return P.WAIT\n", "            return P.WAIT\n",
+        "            p[P.FLUSH_WANTED] |= 1\n            return P.WAIT\n", "            return P.WAIT\n",
         "the invalidation waits for a flush that nobody begins",
         world="unmap", kills="DEADLOCK",
     ),
@@ -257,6 +257,36 @@ _PAGING: Final = (
         "    if not may_sleep and token < 0 and (copying or cached):\n", "    if 0:\n",
         "the OOM reaper is told to wait",
         world="reaper", kills="I8",
+    ),
+    Mutant(
+        "refusal-asks-for-no-flush", "paging.flushes", "ask_for_flush",
+        "        p[P.FLUSH_WANTED] |= 2\n        return 1\n", "        return 1\n",
+        "[here] who may not sleep is refused because of the device's cache, and nobody empties it: the retry is refused for ever",
+        world="unsleepable", kills="LIVELOCK",
+    ),
+    Mutant(
+        "flush-is-not-remembered", "paging.flushes", "flush_begin",
+        "    if p[P.FLUSH_WANTED] & 2:\n", "    if 0:\n",
+        "the cache is emptied for who may not sleep, and what is in the table is taken for cached all the same",
+        world="unsleepable", kills="LIVELOCK",
+    ),
+    Mutant(
+        "running-flush-taken-for-done", "paging.flushes", "ask_for_flush",
+        " or (p[P.FLUSHING] and next_with(p, start, end, P.PRESENT) >= 0)", "",
+        "who may not sleep comes again while the flush runs, and is told that the device is out",
+        world="unsleepable", kills="I3",
+    ),
+    Mutant(
+        "holds-more-than-the-bound", "paging.notifier", "invalidate_start",
+        "        held = p[P.HELD_PAGES] + ((end - start) >> p[P.PAGE_SHIFT])\n", "        held = (end - start) >> p[P.PAGE_SHIFT]\n",
+        "[here] the bound of a deferral starts a flush, and what comes while a slow one runs is held on top of it",
+        world="discard-bounded", kills="BOUND",
+    ),
+    Mutant(
+        "joined-prefetch-frees-itself", "paging.faults", "_finish",
+        "    if p[slot + P.FAULT_WAITERS] == 0:\n", "    if p[slot + P.FAULT_WAITERS] == 0 or p[slot + P.FAULT_TOKEN] < 0:\n",
+        "a prefetch that a request has joined is over, its slot is free, and the request is never told",
+        world="prefetch-joined", kills="DEADLOCK",
     ),
     Mutant(
         "refuses-after-the-zap", "paging.notifier", "invalidate_start",

@@ -90,7 +90,7 @@ def start_one(w: Block, t: int, d: int, start: int, end: int, cause: int, may_sl
     forget_answers(p)
     if verdict == P.FULL or verdict == P.REFUSED:
         for i in range(state if inside else 0):
-            if w[scratch + i] != p[i]:
+            if w[scratch + i] != p[i] and i != P.FLUSH_WANTED:  # a flush may be asked for
                 broken(w, PROPERTY_I10, i)
     if verdict == P.FULL:
         return 0

@@ -106,9 +106,10 @@ def issue(w: Block, r: int) -> int:
         return reach(w, M.REACHED_STARVED)
     if slot == P.OUTSIDE:
         return end_request(w, r, M.REQUEST_FAILED)
+    w[q + M.Q_FAULT] = slot
     if p[P.FAULT_LIVE] == live:
         reach(w, M.REACHED_JOINED)
-    w[q + M.Q_FAULT] = slot
+        w[q + M.Q_FAULT] = -slot
     w[q + M.Q_STATE] = M.REQUEST_PARKED
     return reach(w, M.REACHED_PARK) + 1
 
@@ -189,11 +190,13 @@ def resume(w: Block, r: int) -> int:
     """A parked request whose fault is over goes on, or is refused; 1, or 0: it still waits."""
     q = request_at(w, r)
     p = words_at(block_at(w, w[order_at(w, r) + M.R_DEVICE]), w[M.W_BLOCK_WORDS])
-    slot = w[q + M.Q_FAULT]
+    slot = abs(w[q + M.Q_FAULT])
     state = p[slot + P.FAULT_STATE]
     if state != P.FAULT_DONE and state != P.FAULT_FAILED:
         return 0
     error = p[slot + P.FAULT_ERRNO]
+    if w[q + M.Q_FAULT] < 0:
+        error = P.EAGAIN  # it may have failed at a page that only the one who began it needs
     fault_end(p, slot)
     w[q + M.Q_FAULT] = 0
     if state == P.FAULT_FAILED and error != P.EAGAIN:  # EAGAIN: not ready, the peer asks again

@@ -7,7 +7,8 @@ I4  a page holds what was written to it last                              after 
 I5  pages of a message are written in ascending order                     at each copy
 I6  no cycle without progress, no deadlock                                the explorer: DEADLOCK, LIVELOCK
 I8  no step returns with the sequence open, or a page busy without owner  after each step and at the end, here
-I10 a refusing device changes nothing                                     at each start (adapter.start_one)
+I10 a refusing device changes nothing (but that it wants a flush)         at each start (adapter.start_one)
+BOUND what a deferral holds back is never more than its policy allows     after each step, here
 
 I7 and I9 belong to the transport: swarm's. I4 reads: at every moment each page of a living process that is mapped, in a frame, in
 the swap or in its file contains the last value that the CPU or a device wrote to it. A discard, a truncation or the end of the
@@ -25,7 +26,7 @@ from unpinned.model import layout as M
 from unpinned.model.adapter import block_at, thread_at
 from unpinned.model.device import order_at, request_at
 from unpinned.model.layout import Block
-from unpinned.model.machine import PROPERTY_I4, PROPERTY_I8, broken, content, frame_at, truth_at, vma_at
+from unpinned.model.machine import PROPERTY_BOUND, PROPERTY_I4, PROPERTY_I8, broken, content, frame_at, truth_at, vma_at
 from unpinned.paging import layout as P
 from unpinned.paging.table import entry
 
@@ -33,7 +34,7 @@ DEADLOCK: Final = 20
 LIVELOCK: Final = 21
 
 NAMES: Final = {
-    1: "I1", 2: "I2", 3: "I3", 4: "I4", 5: "I5", 8: "I8", 10: "I10", DEADLOCK: "DEADLOCK", LIVELOCK: "LIVELOCK",
+    1: "I1", 2: "I2", 3: "I3", 4: "I4", 5: "I5", 8: "I8", 10: "I10", 11: "BOUND", DEADLOCK: "DEADLOCK", LIVELOCK: "LIVELOCK",
 }  # fmt: skip
 
 MEANINGS: Final = {
@@ -44,20 +45,41 @@ MEANINGS: Final = {
     "I5": "pages of one message were written out of order",
     "I8": "a step left the sequence open, a page busy without an owner, or came out of order",
     "I10": "a device refused and changed something all the same",
+    "BOUND": "more pages are held back than the policy's bound",
     "DEADLOCK": "nobody can go on, and somebody is not done",
     "LIVELOCK": "all may go on fairly for ever, and somebody is never done",
 }
 
 
 @kernel
+def held_frames(w: Block, d: int) -> int:
+    """Frames that the host holds for device d."""
+    held = 0
+    for frame in range(1, w[M.W_FRAMES] + 1):
+        held += w[frame_at(w, frame) + M.F_HOLD + d] != 0
+    return held
+
+
+@kernel
+def most_held(p: Block) -> int:
+    """What the most generous row of the policy lets it hold."""
+    most = 0
+    for row in range(P.POLICY, P.HEADER_WORDS, P.POLICY_WORDS):
+        most = max(most, p[row + P.POLICY_MAX_PAGES])
+    return most
+
+
+@kernel
 def check(w: Block) -> int:
-    """After a step: I4 and I8; -> the number of the property that the step broke, or 0."""
+    """After a step: I4, I8 and BOUND; -> the number of the property that the step broke, or 0."""
     for d in range(w[M.W_DEVICES]):
         p = words_at(block_at(w, d), w[M.W_BLOCK_WORDS])
         if p[p[P.TOTALS] + P.COUNT_VIOLATIONS]:
             broken(w, PROPERTY_I8, d)
         if (p[p[P.COUNTERS] + P.SEQUENCE] & 1) != (1 if p[P.ACTIVE_COUNT] > 0 else 0):
             broken(w, PROPERTY_I8, d)
+        if p[P.DEFERRAL_COUNT] and held_frames(w, d) > most_held(p):
+            broken(w, PROPERTY_BOUND, d)
         for i in range(p[P.FAULT_CAPACITY]):  # retries are bounded
             if p[p[P.FAULTS] + i * P.FAULT_WORDS + P.FAULT_RETRIES] > p[P.RETRIES_MAX] + 1:
                 broken(w, PROPERTY_I8, d)

@@ -63,6 +63,10 @@ def _audit_records(p: Block) -> list[str]:
             wrong.append(f"{name}: {used.sum()} in use, counted {p[count]}")
         if records[~used].view("<i8").any():
             wrong.append(f"{name}: a free record is not zero")
+    owed = view(p, "deferrals")
+    held = int((owed["end"] - owed["start"]).sum()) >> int(p[P.PAGE_SHIFT])
+    if held != p[P.HELD_PAGES]:
+        wrong.append(f"deferrals: {held} pages, counted {p[P.HELD_PAGES]}")
     used = np.flatnonzero(view(p, "dma")["state"])
     if p[P.DMA_COUNT] != (used[-1] + 1 if used.size else 0):
         wrong.append(f"dma: DMA_COUNT {p[P.DMA_COUNT]}, in use {used.tolist()}")

@@ -71,7 +71,7 @@ def blocked(p: Block, start: int, end: int) -> int:
     """
     owed = flush_owed(p, start, end)
     if owed == P.FLUSH_OWED:
-        p[P.FLUSH_WANTED] = 1
+        p[P.FLUSH_WANTED] |= 1
     return 1 if owed or is_active(p, start, end) else 0
 
 

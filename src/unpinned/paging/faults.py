@@ -29,7 +29,8 @@ it. A write fault asks the world to populate for write; a scan alone gives the w
 already, or where present means writable (REGION_WRITE_BY_SCAN).
 
 A slot belongs to its waiters: it stays until each has called fault_end, and if a worker is on it then, the worker's
-next step frees it. A prefetch has no waiter and frees itself. While it lives nobody else gets the slot, so its number
+next step frees it. A prefetch has no waiter and frees itself, unless somebody has joined it; if that one leaves before it is
+over, it is a prefetch again. While it lives nobody else gets the slot, so its number
 is a safe name for it.
 """
 
@@ -86,15 +87,18 @@ def _wait(p, slot, after):
 
 @kernel
 def _joinable(p, start, end, need_write, region):
-    """A slot that is about to bring in ``[start, end)`` with the asked right, for somebody who waits; or NONE."""
+    """A slot that is about to bring in ``[start, end)`` with the asked right, a prefetch's too; or NONE.
+
+    Not one that all its waiters have left: its next step frees it.
+    """
     seen = 0
     slot = p[P.FAULTS]
     while seen < p[P.FAULT_LIVE]:
         state = p[slot + P.FAULT_STATE]
         if state:
             seen += 1
-            if state < P.FAULT_DONE and p[slot + P.FAULT_WAITERS] and p[slot + P.FAULT_CHUNK]:
-                if p[slot + P.FAULT_REGION] != region:
+            if state < P.FAULT_DONE and p[slot + P.FAULT_CHUNK] and p[slot + P.FAULT_REGION] == region:
+                if p[slot + P.FAULT_WAITERS] == 0 and p[slot + P.FAULT_TOKEN] >= 0:
                     pass
                 elif p[slot + P.FAULT_CURSOR] <= start and end <= p[slot + P.FAULT_DEMAND]:
                     if p[slot + P.FAULT_WRITE] or not need_write:
@@ -366,7 +370,8 @@ def fault_end(p: Block, slot: int) -> int:
         return violation(p)
     p[slot + P.FAULT_WAITERS] -= 1
     state = p[slot + P.FAULT_STATE]
-    if p[slot + P.FAULT_WAITERS] > 0 or (state < P.FAULT_DONE and state != P.FAULT_WAIT):
+    prefetch = p[slot + P.FAULT_TOKEN] < 0
+    if p[slot + P.FAULT_WAITERS] > 0 or (state < P.FAULT_DONE and (state != P.FAULT_WAIT or prefetch)):
         return P.BUSY
     if state == P.FAULT_WAIT:
         p[P.FAULT_WAITING] -= 1

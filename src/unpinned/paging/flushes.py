@@ -8,9 +8,9 @@ A deferral's life, and who moves it on::
          -> FLUSH_OVER      flush_end      nothing in the device knows the range any more
          -> free            obligation_end the host has let go of the frames
 
-A flush begins when `flush_due`: a bound in pages or time is reached, the records are used up, a fault or a stronger
-invalidation waits for it. What is owed while one runs is for the next. The rules are notifier.py's, which also
-exports everything here that a world calls.
+A flush begins when `flush_due`: half the bound in pages, or the one in time, is reached, the records are used up, a fault
+or a stronger invalidation waits for it. What is owed while one runs is for the next. Pages count as held (p[HELD_PAGES])
+until obligation_end. The rules are notifier.py's, which also exports everything here that a world calls.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unpinned.paging import layout as P
 from unpinned.paging.collisions import fault_poll, violation
 from unpinned.paging.dma import dma_collides
 from unpinned.paging.layout import Block
-from unpinned.paging.table import change_range
+from unpinned.paging.table import change_range, next_with
 
 
 @kernel
@@ -40,8 +40,8 @@ def deferral_for(p: Block, start: int, end: int, cause: int) -> int:
 
 
 @kernel
-def owe(p: Block, token: int, start: int, end: int, cause: int, pages: int, now: int) -> None:
-    """Write the range into deferral `token`, and ask for the flush if a bound is reached."""
+def owe(p: Block, token: int, start: int, end: int, cause: int, now: int) -> None:
+    """Write the range into deferral `token`, and ask for the flush if half a bound is reached."""
     at = p[P.DEFERRALS] + token * P.DEFERRAL_WORDS
     if p[at + P.DEFERRAL_FLUSH] == P.FLUSH_NONE:
         p[at + P.DEFERRAL_FLUSH] = P.FLUSH_OWED
@@ -52,11 +52,26 @@ def owe(p: Block, token: int, start: int, end: int, cause: int, pages: int, now:
         p[P.DEFERRAL_COUNT] += 1
     p[at + P.DEFERRAL_START] = min(p[at + P.DEFERRAL_START], start)
     p[at + P.DEFERRAL_END] = max(p[at + P.DEFERRAL_END], end)
-    p[P.DEFERRED_PAGES] += max(1, pages)
+    pages = (end - start) >> p[P.PAGE_SHIFT]
+    p[P.DEFERRED_PAGES] += pages
+    p[P.HELD_PAGES] += pages
     p[P.OBLIGATION] = token
     bound = p[P.POLICY + cause * P.POLICY_WORDS + P.POLICY_MAX_PAGES]
-    if p[P.DEFERRED_PAGES] >= bound or p[P.DEFERRAL_COUNT] == p[P.DEFERRAL_CAPACITY]:
-        p[P.FLUSH_WANTED] = 1
+    if 2 * p[P.DEFERRED_PAGES] >= bound or p[P.DEFERRAL_COUNT] == p[P.DEFERRAL_CAPACITY]:
+        p[P.FLUSH_WANTED] |= 1
+
+
+@kernel
+def ask_for_flush(p: Block, start: int, end: int, owed: int) -> int:
+    """A caller that may not sleep needs ``[start, end)`` out of the device's cache; owed: what `flush_owed` said of it.
+
+    -> 1: it may be cached, and a flush that will have dropped it runs or is asked for; 0: the device has not used the
+    range since such a flush. Entries stay: who comes again after the flush is let in unless the device has used them.
+    """
+    if owed == P.FLUSH_OWED or p[P.EVICTED] == 1 or next_with(p, start, end, P.CACHED) >= 0:
+        p[P.FLUSH_WANTED] |= 2
+        return 1
+    return 1 if owed or p[P.EVICTED] or (p[P.FLUSHING] and next_with(p, start, end, P.PRESENT) >= 0) else 0
 
 
 @kernel
@@ -112,6 +127,8 @@ def flush_begin(p: Block, now: int) -> int:
     """
     if p[P.FLUSHING]:
         return violation(p)
+    if p[P.FLUSH_WANTED] & 2:
+        change_range(p, 0, 1 << 62, ~P.CACHED, 0)
     p[P.FLUSHING] = 1
     p[P.FLUSH_WANTED] = 0
     p[P.FLUSH_SINCE] = now
@@ -164,6 +181,7 @@ def obligation_end(p: Block, token: int) -> int:
     if done == P.PROTOCOL:
         return done
     at = p[P.DEFERRALS] + token * P.DEFERRAL_WORDS
+    p[P.HELD_PAGES] -= (p[at + P.DEFERRAL_END] - p[at + P.DEFERRAL_START]) >> p[P.PAGE_SHIFT]
     for i in range(at, at + P.DEFERRAL_WORDS):
         p[i] = 0
     p[P.DEFERRAL_COUNT] -= 1

@@ -82,7 +82,7 @@ OBLIGATION: Final = 43  #: token of the last DEFERRED verdict (or NONE)
 DEFERRAL_COUNT: Final = 44
 DEFERRED_PAGES: Final = 45  #: pages whose flush is owed, not yet started
 FLUSHING: Final = 46  #: 1 between flush_begin and flush_end
-FLUSH_WANTED: Final = 47  #: 1: somebody waits for a flush: start one now
+FLUSH_WANTED: Final = 47  #: bits: 1 somebody waits for a flush: start one now; 2 and clear CACHED as it begins
 FLUSH_SINCE: Final = 48  #: when the running flush began, ns
 PROVISIONAL_COUNT: Final = 49
 REVOKED_COUNT: Final = 50
@@ -92,7 +92,8 @@ FAULT_LIVE: Final = 53  #: fault slots in use
 FAULT_WAITING: Final = 54  #: of them, in state FAULT_WAIT
 SCAN_LENGTH: Final = 55
 RUN_LENGTH: Final = 56
-POLICY: Final = 57  #: CAUSES rows of POLICY_WORDS words (see causes.py, policy.py)
+HELD_PAGES: Final = 57  #: pages of all deferrals, until obligation_end: what the host may be holding
+POLICY: Final = 58  #: CAUSES rows of POLICY_WORDS words (see causes.py, policy.py)
 
 # --- causes: who changes the CPU's page table (documented in causes.py) ----------------------------------------------
 CAUSE_UNKNOWN: Final = 0
@@ -110,7 +111,7 @@ CAUSES: Final = 11
 
 # --- policy rows -----------------------------------------------------------------------------------------------------
 POLICY_VERDICT: Final = 0  #: NOW, DOWNGRADE, DEFER or REFUSE_IF_BUSY
-POLICY_MAX_PAGES: Final = 1  #: DEFER: flush when so many pages are owed
+POLICY_MAX_PAGES: Final = 1  #: DEFER: never hold more pages; flush when half as many are owed
 POLICY_MAX_NS: Final = 2  #: DEFER: flush when the oldest is so old
 POLICY_POINT: Final = 3  #: POINT_*: past it, the old translation is never used (checked by the model, I3)
 POLICY_WORDS: Final = 4
@@ -142,6 +143,7 @@ ACCESSED: Final = 4
 DIRTY: Final = 8
 STALE: Final = 16  #: an invalidation is owed: no new use, old uses end with the flush
 HUGE_ENTRY: Final = 32  #: stands for a whole last-level node
+CACHED: Final = 64  #: with TLB: the device has translated it, since a flush that cleared this
 FLAG_BITS: Final = 12
 FLAG_MASK: Final = (1 << FLAG_BITS) - 1
 TIME_SHIFT: Final = 10  #: validation times are stored in units of 1,024 ns
@@ -229,7 +231,7 @@ FAULT_CURSOR: Final = 4  #: everything below is installed (or was: translate() s
 FAULT_CHUNK_END: Final = 5  #: RUNNING: the world populates [FAULT_CURSOR, FAULT_CHUNK_END)
 FAULT_CHUNK: Final = 6  #: length of the next chunk, bytes; 0: scan only, bring nothing in
 FAULT_WRITE: Final = 7  #: 0: for read; else for write (2: and present means writable, see REGION_WRITE_BY_SCAN)
-FAULT_TOKEN: Final = 8  #: the first waiter's; NONE: a prefetch
+FAULT_TOKEN: Final = 8  #: the first waiter's; NONE: a prefetch, whoever has joined it
 FAULT_WAITERS: Final = 9  #: requests that will call fault_end; 0: free yourself when over
 FAULT_REGION: Final = 10
 FAULT_HIT: Final = 11  #: 1: a colliding invalidation started since the scan or chunk began

@@ -29,7 +29,8 @@ Rules, each kept by a step below:
 2. A fault waits for *colliding* invalidations only, never for the mm's; what it was HIT by is noted per slot, so
    unrelated invalidations, however many, never make it try again.
 3. start says DONE only when no ISSUED descriptor and no cached translation of the range is left; else WAIT, and poll
-   says when. A caller that may not sleep is never told WAIT: it is REFUSED, which is decided before anything changes.
+   says when. A caller that may not sleep is never told WAIT: it is REFUSED, which is decided before anything changes;
+   but the flush that was missing is asked for, so that it may come again and finds it done.
 4. Two phases, so that many devices are started together and waited for once. A refusal by one leaves the others as
    they are: they get finish.
 5. start and finish pair up. REFUSED, FULL and PROTOCOL open no ticket; every other verdict opens one. A finish
@@ -37,7 +38,9 @@ Rules, each kept by a step below:
    COUNT_VIOLATIONS.
 
 Deferral. Under DEFER the entries become STALE (no new use) and the range is *owed* a flush: the host may go on, but
-holds the frame until its obligation (p[OBLIGATION]) is flushed; the batch ends with one flush for everything owed.
+holds the frame until its obligation (p[OBLIGATION]) is flushed; the batch ends with one flush for everything owed. A
+flush begins when half of what the policy allows is owed, so that the other half can be while it runs; what would exceed
+the bound is done NOW, and so waits for the device as if nothing could be deferred.
 Until then a fault over an owed range waits, and asks for the flush (else the device could hold an old and a new
 translation of one page), and a stronger invalidation over it flushes it too. The flush is the world's (`flush_begin`,
 the hardware's own time, `flush_end`), the obligation is discharged by the host (`obligation_end`). A world whose
@@ -64,6 +67,7 @@ from unpinned.paging.collisions import (
 )
 from unpinned.paging.dma import dma_collides
 from unpinned.paging.flushes import (
+    ask_for_flush,
     deferral_for,
     flush_begin,
     flush_deadline,
@@ -98,7 +102,8 @@ def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int,
     DONE      the device is out of the range. Ticket in p[TICKET]; call invalidate_finish when the change is made.
     WAIT      the same, once invalidate_poll(p, p[TICKET]) says DONE: do not change anything before. Only if may_sleep.
     DEFERRED  make the change, but hold the frames until obligation p[OBLIGATION] is flushed. Ticket as for DONE.
-    REFUSED   nothing has changed, no ticket: the pages stay with their owner.
+    REFUSED   nothing has changed, no ticket: the pages stay with their owner. (Where the caller may not sleep, a flush
+              that it would have waited for is now asked for.)
     FULL      nothing has changed, no ticket record is free: finish another one first.
     PROTOCOL  an empty range or an unknown cause; counted.
     """
@@ -117,9 +122,8 @@ def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int,
     cached = p[P.TLB] and (owed or p[P.EVICTED] or next_present(p, start, end) >= 0)
     token = P.NONE
     if verdict == P.DEFER:
-        if (copying or cached) and (end - start) >> p[P.PAGE_SHIFT] <= p[
-            P.POLICY + cause * P.POLICY_WORDS + P.POLICY_MAX_PAGES
-        ]:
+        held = p[P.HELD_PAGES] + ((end - start) >> p[P.PAGE_SHIFT])
+        if (copying or cached) and held <= p[P.POLICY + cause * P.POLICY_WORDS + P.POLICY_MAX_PAGES]:
             token = deferral_for(p, start, end, cause)
         if token < 0:  # nothing to defer, or too much
             verdict = P.NOW
@@ -128,6 +132,8 @@ def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int,
             count_range(p, start, end, P.COUNT_REFUSED, 1, 0)
             return P.REFUSED
         verdict = P.NOW
+    if not may_sleep and token < 0 and cached:
+        cached = ask_for_flush(p, start, end, owed)
     if not may_sleep and token < 0 and (copying or cached):
         count_range(p, start, end, P.COUNT_REFUSED, 1, 0)
         return P.REFUSED
@@ -161,12 +167,12 @@ def invalidate_start(p: Block, start: int, end: int, cause: int, may_sleep: int,
     changed = change_range(p, start, end, keep, add)
     count_range(p, start, end, which, changed, 1)
     if verdict == P.DEFER:
-        owe(p, token, start, end, cause, changed, now)
+        owe(p, token, start, end, cause, now)
         return P.DEFERRED
     if p[P.TLB]:
-        if owed or p[P.EVICTED] or changed > 0:
+        if cached and (owed or p[P.EVICTED] or changed > 0):
             p[at + P.ACTIVE_FLUSH] = P.FLUSH_OWED
-            p[P.FLUSH_WANTED] = 1
+            p[P.FLUSH_WANTED] |= 1
             return P.WAIT
     elif changed > 0 or copying:
         p[at + P.ACTIVE_FLUSH] = P.FLUSH_OVER  # nothing but the copies to wait for; counted as a flush when it ends

@@ -54,7 +54,7 @@ def translate(p: Block, va: int, length: int, need_write: int, now: int) -> int:
     if va < 0 or length <= 0 or (va + length - 1) >> shift >= 1 << (bits * p[P.LEVELS]):
         return 0
     need = P.PRESENT
-    track = p[P.TRACK] & P.ACCESSED
+    track = p[P.TRACK] & P.ACCESSED | p[P.TLB] * P.CACHED
     if need_write:
         need |= P.WRITE
         track |= p[P.TRACK] & P.DIRTY
@@ -120,6 +120,12 @@ def next_present(p: Block, start: int, end: int) -> int:
 
     With `translate` for the length of a run, this is how a world goes through what the table holds, and only that.
     """
+    return next_with(p, start, end, P.PRESENT)
+
+
+@kernel
+def next_with(p: Block, start: int, end: int, mask: int) -> int:
+    """The same of entries that have a bit of `mask`."""
     shift = p[P.PAGE_SHIFT]
     bits = p[P.BITS]
     page = max(0, start) >> shift
@@ -128,9 +134,11 @@ def next_present(p: Block, start: int, end: int) -> int:
         index, level = _seek(p, page)
         stop = min(last, (page | ((1 << (bits * (level + 1))) - 1)) + 1)
         while page < stop:
-            if p[index] & P.PRESENT:
-                return max(start, page << shift)
-            if p[index] != 0:
+            e = p[index]
+            if e & P.PRESENT:
+                if e & mask:
+                    return max(start, page << shift)
+            elif e != 0:
                 break  # a pointer: walk again
             index += 1
             page = (page | ((1 << (bits * level)) - 1)) + 1
@@ -271,7 +279,7 @@ def install(p: Block, start: int, end: int, rights: int, now: int) -> int:
                 p[P.PAGES] += step
             elif e & P.STALE:
                 e = 0
-            p[index] = fresh | huge | (e & (P.WRITE | P.ACCESSED | P.DIRTY))
+            p[index] = fresh | huge | (e & (P.WRITE | P.ACCESSED | P.DIRTY | P.CACHED))
             index += 1
             page += step
     return max(0, last - (start >> shift))

@@ -165,10 +165,10 @@ def poll_later(w, k, n):
 
 @kernel
 def state_sum(p):
-    """Of all state but the words that answer the caller: a refusal must leave it as it was."""
+    """Of all state but the words that answer the caller and the wish for a flush: a refusal must leave it as it was."""
     total = 0
     for i in range(p[P.COUNTERS]):
-        if i != P.TICKET and i != P.OBLIGATION:
+        if i != P.TICKET and i != P.OBLIGATION and i != P.FLUSH_WANTED:
             total = (total * 31 + p[i]) & 0xFFFFFFFFFF
     return total
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from unpinned.paging import create, view
 from unpinned.paging import layout as P
 from unpinned.paging.audit import audit
@@ -176,6 +178,31 @@ def test_who_leaves_while_a_worker_is_on_it_leaves_the_freeing_to_the_worker() -
     assert fault_commit(p, slot, 0, 0) == P.OVER
     assert state(p, slot) == P.FAULT_FREE and translate(p, 2 * MIB, PAGE, 0, 0) == 0
     assert fault_commit(p, slot, 0, 0) == P.PROTOCOL and fault_scanned(p, slot, 0, 0) == P.PROTOCOL
+
+
+def test_who_needs_what_a_prefetch_brings_joins_it() -> None:
+    p = make()
+    slot = begin(p, 2 * MIB, 4 * PAGE, token=P.NONE)
+    assert begin(p, 2 * MIB + PAGE, PAGE) == begin(p, 2 * MIB, PAGE) == slot and total(p, "faults_joined") == 2
+    assert begin(p, 2 * MIB, PAGE, P.WANT_WRITE) != slot, "it brings no write right"
+    assert begin(p, 2 * MIB, PAGE, token=P.NONE) != slot, "another prefetch has nobody to wake"
+    assert fault_end(p, slot) == P.BUSY
+    assert scan(p, slot, 2 * MIB + 4 * PAGE) == P.FINISHED, "the other one is told"
+    assert fault_end(p, slot) == P.DONE and state(p, slot) == P.FAULT_FREE
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_prefetch_that_was_joined_and_left_is_a_prefetch_again(waits: bool) -> None:
+    p = make()
+    if waits:
+        invalidate_start(p, 2 * MIB, 2 * MIB + PAGE, P.CAUSE_RECLAIM, 1, 0)
+    slot = begin(p, 2 * MIB, 4 * PAGE, token=P.NONE)
+    assert begin(p, 2 * MIB, PAGE) == slot and fault_end(p, slot) == P.BUSY
+    if waits:
+        assert state(p, slot) == P.FAULT_WAIT
+        invalidate_finish(p, p[P.TICKET], 0)
+    assert scan(p, slot, 2 * MIB + 4 * PAGE) == P.OVER
+    assert p[P.FAULT_LIVE] == 0 and translate(p, 2 * MIB, 4 * PAGE, 0, 2_000) == 4 * PAGE
 
 
 def test_a_prefetch_has_no_waiter_and_frees_itself() -> None:
