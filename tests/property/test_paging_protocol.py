@@ -91,6 +91,7 @@ class World:
         leaves = choose.choice([3, 5])  # with 3, the table evicts
         self.p = create(levels=2, bits=2, leaves=leaves, regions=1, active=2, deferrals=2, revoked=1, dma=3, faults=3)
         self.p[P.TLB] = choose.random() < 0.5
+        self.p[P.TRACK] = P.CACHED * choose.randrange(2)
         self.p[P.HUGE] = 0
         self.p[P.CHUNK_BYTES] = SIZE
         self.p[P.READ_AHEAD_BYTES] = 2 * SIZE

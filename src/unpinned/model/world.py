@@ -156,7 +156,8 @@ class World:
         block[P.TLB] = self.tlb
         block[P.FAULT_MAX_BYTES], block[P.CHUNK_BYTES], block[P.READ_AHEAD_BYTES] = self.pages, self.chunk, 0
         block[P.RETRIES_MAX] = self.retries
-        block[P.TRACK] = P.ACCESSED if any(op.name == "RECLAIM" and op.arg for op in ops) else 0
+        aged = any(op.name == "RECLAIM" and op.arg for op in ops)
+        block[P.TRACK] = P.ACCESSED * aged | P.CACHED * self.tlb
         self.policy.write(block)
         region = view(block, "regions")[0]
         region["open"], region["next"], block[P.REGION_COUNT] = 1, P.NONE, 1

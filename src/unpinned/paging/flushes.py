@@ -66,9 +66,11 @@ def ask_for_flush(p: Block, start: int, end: int, owed: int) -> int:
     """A caller that may not sleep needs ``[start, end)`` out of the device's cache; owed: what `flush_owed` said of it.
 
     -> 1: it may be cached, and a flush that will have dropped it runs or is asked for; 0: the device has not used the
-    range since such a flush. Entries stay: who comes again after the flush is let in unless the device has used them.
+    range since such a flush. Entries stay: who comes again after the flush is let in unless the device has used them, or
+    does not say what it uses (p[TRACK]).
     """
-    if owed == P.FLUSH_OWED or p[P.EVICTED] == 1 or next_with(p, start, end, P.CACHED) >= 0:
+    used = P.CACHED if p[P.TRACK] & P.CACHED else P.PRESENT
+    if owed == P.FLUSH_OWED or p[P.EVICTED] == 1 or next_with(p, start, end, used) >= 0:
         p[P.FLUSH_WANTED] |= 2
         return 1
     return 1 if owed or p[P.EVICTED] or (p[P.FLUSHING] and next_with(p, start, end, P.PRESENT) >= 0) else 0

@@ -54,7 +54,7 @@ def translate(p: Block, va: int, length: int, need_write: int, now: int) -> int:
     if va < 0 or length <= 0 or (va + length - 1) >> shift >= 1 << (bits * p[P.LEVELS]):
         return 0
     need = P.PRESENT
-    track = p[P.TRACK] & P.ACCESSED | p[P.TLB] * P.CACHED
+    track = p[P.TRACK] & (P.ACCESSED | P.CACHED)
     if need_write:
         need |= P.WRITE
         track |= p[P.TRACK] & P.DIRTY

@@ -90,7 +90,7 @@ def set_host(w, host):
     p[P.FAULT_CAPACITY] = between(w, 1, p[P.FAULT_CAPACITY])
     p[P.RETRIES_MAX] = between(w, 1, 16)
     p[P.TLB] = draw(w, 2)
-    p[P.TRACK] = (P.ACCESSED | P.DIRTY) * draw(w, 2)
+    p[P.TRACK] = (P.ACCESSED | P.DIRTY) * draw(w, 2) | P.CACHED * p[P.TLB]
     p[P.READ_AHEAD_BYTES] = 0 if draw(w, 2) else 8 * S.PAGE
     p[P.CHUNK_BYTES] = S.PAGE << draw(w, 3)
     if draw(w, 4) == 0:

@@ -42,6 +42,7 @@ def make(tlb: int = 0) -> P.Block:
     p = create(levels=2, bits=3, leaves=4, regions=2, active=2, deferrals=2, provisional=2, dma=2, faults=2)
     p[P.HUGE] = 0
     p[P.TLB] = tlb
+    p[P.TRACK] = P.CACHED * tlb
     POLICY.write(p)
     region_open(p, 0, 0, 16 * PAGE, 0)
     install(p, 0, 8 * PAGE, RW, 0)
