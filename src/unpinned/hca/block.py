@@ -58,7 +58,7 @@ def create(
     h[L.H_PACKET_DEPTH], h[L.H_TX_DEPTH], h[L.H_ACT_DEPTH] = packets, burst, acts
     h[L.H_POOL_COUNT], h[L.H_POOL_LIMIT] = waiting, waiting_per_qp
     h[L.H_NEXT_TIMER] = 1 << 62
-    h[L.H_WINDOW], h[L.H_READ_CHUNK], h[L.H_TX_BURST] = window_bytes, read_chunk_bytes, min(32, burst)
+    h[L.H_WINDOW], h[L.H_READ_CHUNK], h[L.H_TX_BURST] = window_bytes, read_chunk_bytes, min(30, burst)
     h[L.H_FAULT_NS] = 100_000
     pool = h[h[L.H_POOL_BASE] : h[L.H_POOL_BASE] + waiting * L.POOL_WORDS].reshape(waiting, L.POOL_WORDS)
     pool[:, L.POOL_NEXT] = np.arange(1, waiting + 1)
