@@ -60,7 +60,7 @@ PARTS: list[tuple[str, str, str]] = [
     ("unpinned.hca.device", "receive", "wwbi"),
     ("unpinned.host.burst", "take_datagrams", "wwbww"),
     ("unpinned.host.copies", "execute", "wbw"),
-    ("unpinned.host.burst", "scan_faults", "wwww"),
+    ("unpinned.host.burst", "scan_faults", "wwwww"),
     ("unpinned.host.burst", "send_packets", "wwwbw"),
     ("unpinned.hca.device", "turns", "wwbi"),
     ("unpinned.hca.device", "timers", "wwi"),

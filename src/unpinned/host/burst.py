@@ -17,6 +17,7 @@ from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.copies import execute
 from unpinned.host.datagrams import receive_many, send
+from unpinned.host.holes import cut
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
 from unpinned.host.pagemap import scan
 from unpinned.host.recorder import nobody_waits, note, note_copies, note_faults, number
@@ -157,7 +158,7 @@ def send_run(e, h, b, u, start, length, step, packets):
 
 
 @kernel
-def scan_faults(e, h, p, m):
+def scan_faults(e, h, p, c, m):
     """Look which pages of the listed faults are there; without the lock, then install them under it."""
     for i in range(e[E.E_SCANS]):
         slot = e[E.E_SCAN_LIST + i]
@@ -168,6 +169,8 @@ def scan_faults(e, h, p, m):
         if e[E.E_RECORD]:
             start = p[slot + P.FAULT_CURSOR]
             note(e, R.LOOKED, now, start, p[slot + P.FAULT_END], upto, number(p, slot), nobody_waits(p, slot))
+        if c[H.COPY_HOLED]:
+            cut(c, p, p[slot + P.FAULT_CURSOR], upto & H.PAGE_MASK)
         fault_scanned(p, slot, upto, now)
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)
@@ -248,6 +251,6 @@ def burst(e, h, p, b, u, c, m, solver):
     if h[L.H_TX_COUNT]:
         send_packets(e, h, p, b, u)
     if e[E.E_SCANS]:
-        scan_faults(e, h, p, m)
+        scan_faults(e, h, p, c, m)
     tell(e, h, p)
     return moved

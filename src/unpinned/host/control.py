@@ -20,6 +20,7 @@ from unpinned.hca import layout as L
 from unpinned.hca.parking import forget
 from unpinned.hca.qp import fail_qp, release_faults, set_inflight
 from unpinned.host import engine_words as E
+from unpinned.host.holes import cut
 from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.notify import invalidate
 from unpinned.host.recorder import counted, note
@@ -253,6 +254,7 @@ def close_region(e, mr, slot, low, high):
     p = words_at(e[E.E_P], e[E.E_P + 1])
     halt(e)
     invalidate(e, p, low, high, P.CAUSE_RELEASE, slot, monotonic_ns())
+    cut(words_at(e[E.E_COPY], e[E.E_COPY + 1]), p, low, high)
     region_close(p, slot)
     if e[E.E_RECORD]:
         note(e, R.CLOSE, monotonic_ns(), low, high, 0, slot, 0)

@@ -2,7 +2,8 @@
 
 A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one of two paths:
 
-* PATH_DIRECT: loads and stores at our own mapping of memory whose end cannot move. Nothing here can fault for good.
+* PATH_DIRECT: loads and stores at our own mapping of memory whose end cannot move. Nothing here can fault for good. What
+  nobody has written yet is read from its file instead (`holes`).
 * PATH_PROCESS_VM: ``process_vm_readv/writev`` on our own pid, which obeys the page tables of that very moment and
   answers EFAULT where plain loads and stores would raise a signal. Neighbours of one direction share one call of up to
   IOVECS descriptors, and ranges that touch share one remote iovec, so that the kernel pins their pages at once.
@@ -25,6 +26,7 @@ from unpinned.compiled.copying import copy_ahead
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import EFAULT, monotonic_ns, sys_process_vm_readv, sys_process_vm_writev
 from unpinned.host import layout as L
+from unpinned.host.holes import read_hole
 from unpinned.host.layout import Arena, Words
 from unpinned.host.userfaultfd import pending
 from unpinned.paging import layout as P
@@ -98,7 +100,8 @@ def _direct(p: Block, b: Arena, s: Words, d: int) -> None:
     va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
     local = address_of(b) + p[d + P.DMA_OFFSET]
     if p[d + P.DMA_OP] == P.OP_READ:
-        copy_ahead(local, va, length)
+        if s[L.COPY_HOLED] == 0 or read_hole(s, va, length, local) == 0:
+            copy_ahead(local, va, length)
     else:
         copy_ahead(va, local, length)
     s[L.COPY_DIRECT_BYTES] += length

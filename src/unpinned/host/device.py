@@ -95,8 +95,9 @@ class Device:
         self.regions, self.queues = Regions(self), Queues(self)
         solver = np.zeros(SOLVER_WORDS, np.int64)
         self._scratch = (udp_scratch(self.endpoint, L.RECV_BURSTS), copy_scratch(), scan_scratch(), solver)
-        words = (E.E_H, E.E_P, E.E_B, E.E_UDP, E.E_COPY, E.E_SCAN, E.E_SOLVER)
-        arrays: tuple[NDArray[Any], ...] = (self.h, self.p, self.b, *self._scratch)
+        self.files = np.zeros(REGIONS, np.int64)
+        words = (E.E_H, E.E_P, E.E_B, E.E_UDP, E.E_COPY, E.E_SCAN, E.E_SOLVER, E.E_FILES)
+        arrays: tuple[NDArray[Any], ...] = (self.h, self.p, self.b, *self._scratch, self.files)
         for word, array in zip(words, arrays):
             self.e[word], self.e[word + 1] = array.ctypes.data, array.size
         self.e[E.E_WAKE_FD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -118,6 +119,7 @@ class Device:
         made = {name: int(self.h[word]) for name, word in L.COUNTERS.items()}
         made |= {f"paging_{name}": value for name, value in named(P.view(self.p, "totals")[0]).items()}
         made["slow_copies"] = int(self._scratch[1][H.COPY_SLOW])
+        made["hole_bytes"] = int(self._scratch[1][H.COPY_HOLE_BYTES])
         made["foreign_bytes_at_risk"] = int(self._scratch[1][H.COPY_AT_RISK])
         return made | {"halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
 

@@ -16,6 +16,7 @@ E_UDP: Final = 6
 E_COPY: Final = 8
 E_SCAN: Final = 10
 E_SOLVER: Final = 12
+E_FILES: Final = 14  # of each region's slot: the file behind it (`holes`), 0 none
 
 # shared
 E_LOCK: Final = 16  # futex mutex: 0 free, 1 held, 2 held and somebody sleeps
@@ -59,7 +60,6 @@ E_HALTS: Final = 57  # times a notifier stopped the device
 E_HALT_NS: Final = 58  # time it stood still, ns
 E_HALT_MAX_NS: Final = 59
 E_EVENTS_SEEN: Final = 60  # userfaultfd events applied
-E_DRIVE_NS: Final = 62
 E_MTU_ERRORS: Final = 63
 E_SPIN_MISSES: Final = 64  # drives that spun for nothing, one after the other
 E_SCANS_SEEN: Final = 65  # of the faults that wait to be looked at, how many the driver has seen when it last listed some

@@ -31,11 +31,17 @@ COPY_COUNT: Final = 8  # descriptors of the current system call
 COPY_REMOTES: Final = 9  # and its remote iovecs
 COPY_CELL: Final = 10  # operand of an atomic
 COPY_AT_RISK: Final = 11  # bytes copied from or to PATH_FOREIGN memory while a change of mappings was under way, ever
+COPY_HOLED: Final = 12  # so many places of the list of holes are in use, or were
+COPY_HOLE_NEXT: Final = 13  # which one goes next
+COPY_HOLE_BYTES: Final = 14  # bytes read from holes, ever
 COPY_LOCAL: Final = 16  # iovecs into the arena: IOVECS of 2 words
 IOVECS: Final = 64  # descriptors of one system call
 COPY_REMOTE: Final = COPY_LOCAL + 2 * IOVECS  # iovecs into the region
 COPY_INDEX: Final = COPY_REMOTE + 2 * IOVECS  # descriptor behind each local iovec
-COPY_WORDS: Final = COPY_INDEX + IOVECS
+COPY_HOLES: Final = COPY_INDEX + IOVECS  # `holes`: HOLES times end, start, file
+HOLES: Final = 64
+HOLE_WORDS: Final = 3
+COPY_WORDS: Final = COPY_HOLES + HOLES * HOLE_WORDS
 SLOW_NS: Final = 1_000_000
 
 # ---- residency (`pagemap.scan`) --------------------------------------------------------------------------------

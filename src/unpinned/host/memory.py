@@ -75,6 +75,8 @@ class Mapping:
     writable: bool
     notify: list[Range] = field(default_factory=list)
     """Page ranges of the application whose events concern it; none when only we can unmap it."""
+    file: int = 0
+    """The memory file of ours behind it (`holes`): where its first byte is at our mapping, plus its descriptor; 0: none."""
     unnotified: str = ""
     """Why it is not watched though it should be: errors and our own life cycle must do."""
     owner: object = None
@@ -203,6 +205,8 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
         mapping.kind, mapping.path = Kind.OWNED, P.PATH_DIRECT
         mapping.table_base = holder.block.device_base + offset + mapping.address - start
         mapping.owner = (mapping.owner, holder)
+        if holder.block.fd >= 0:
+            mapping.file = holder.block.device_base + holder.block.fd
         return
     try:
         base = system.alias(start, end - start)

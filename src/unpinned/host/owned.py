@@ -37,7 +37,12 @@ class Block:
     identity: Identity
     """Device and inode, by which the kernel names the file in a list of mappings."""
     pid: int
+    fd: int
+    """The memfd's descriptor, by which reads of what was never written need not allocate it; -1 where it is not kept."""
 
+
+DESCRIPTORS = 256
+"""So many arrays keep their descriptor: the rest must do without, as processes may have few."""
 
 _blocks: dict[Identity, weakref.ref[_Holder]] = {}
 
@@ -94,14 +99,17 @@ def _allocate(size: int, huge: bool) -> _Holder:
                 system.advise(bases[-1], length, system.MADV_HUGEPAGE)
         system.keep_from_children(bases[1], length)
         status = os.fstat(fd)
-        block = Block(bases[0], bases[1], length, (status.st_dev, status.st_ino), os.getpid())
+        kept = fd if fd < system.PAGE and len(_blocks) < DESCRIPTORS else -1
+        block = Block(bases[0], bases[1], length, (status.st_dev, status.st_ino), os.getpid(), kept)
+        holder = _hold(block)
     except BaseException:
         for base in bases:
             system.unmap(base, length)
-        raise
-    finally:
         os.close(fd)
-    return _hold(block)
+        raise
+    if kept < 0:
+        os.close(fd)
+    return holder
 
 
 def _hold(block: Block) -> _Holder:
@@ -118,3 +126,5 @@ def _release(block: Block) -> None:
         system.unmap(block.base, block.length)
         if block.pid == os.getpid():
             system.unmap(block.device_base, block.length)
+            if block.fd >= 0:
+                os.close(block.fd)

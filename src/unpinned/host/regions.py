@@ -135,6 +135,7 @@ class Regions:
             if not self._slots or not self._records:
                 raise OSError(errno.ENOMEM, f"the device has no free memory region ({REGIONS} are in use)")
             slot, index = self._slots.pop(), self._records.pop()
+            device.files[slot] = mapping.file if mapping is not None else 0
             mr = int(device.h[L.H_MR_BASE]) + index * L.MR_WORDS
             try:
                 key = self._enter_key(key, mr)

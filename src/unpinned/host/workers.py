@@ -1,7 +1,8 @@
 """Fault workers: threads that bring pages in, and never copy.
 
 A worker may sleep for as long as a disk, a lock or somebody's fault handler takes; that is why it holds nothing
-meanwhile. After each chunk it commits what came and wakes the device, so a message goes on while its later pages come.
+meanwhile. What is a hole in a file of ours stays one (`holes`). After each chunk it commits what came and wakes the
+device, so a message goes on while its later pages come.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from unpinned.compiled.libc import futex_wait, monotonic_ns
 from unpinned.compiled.views import words_at
 from unpinned.hca.device import wake_fault
 from unpinned.host import engine_words as E
+from unpinned.host import layout as H
+from unpinned.host.holes import cut, is_hole, remember
 from unpinned.host.lock import lock, unlock
 from unpinned.host.pagemap import announce, populate
 from unpinned.host.recorder import nobody_waits, note, number
@@ -57,6 +60,8 @@ def needed_soon(p, slot):
 @kernel
 def serve(e, h, p, slot):
     """Bring one fault's range in, chunk by chunk."""
+    c = words_at(e[E.E_COPY], e[E.E_COPY + 1])
+    files = words_at(e[E.E_FILES], e[E.E_FILES + 1])
     announced = 0
     while True:
         lock(e, E.E_LOCK)
@@ -67,14 +72,22 @@ def serve(e, h, p, slot):
         end = p[slot + P.FAULT_CHUNK_END]
         needed = needed_soon(p, slot)
         write = p[slot + P.FAULT_WRITE]
+        file = files[p[slot + P.FAULT_REGION]] if write == 0 and p[slot + P.FAULT_REGION] >= 0 else 0
         if e[E.E_RECORD]:
             note(e, R.TAKEN, monotonic_ns(), start, end, number(p, slot), 0, 0)
         unlock(e, E.E_LOCK)
-        if announced < end:
-            announce(start, needed)
-            announced = needed
-        error = populate(start, end, write)
+        error = 0
+        hole = file and is_hole(file, start, end)
+        if not hole:
+            if announced < end:
+                announce(start, needed)
+                announced = needed
+            error = populate(start, end, write)
         lock(e, E.E_LOCK)
+        if hole:
+            remember(c, p, file, start, end)
+        elif c[H.COPY_HOLED]:
+            cut(c, p, start, end)
         if e[E.E_RECORD]:
             note(e, R.CHUNK, monotonic_ns(), start, end, error, number(p, slot), nobody_waits(p, slot))
         token = p[slot + P.FAULT_TOKEN]

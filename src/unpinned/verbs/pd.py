@@ -35,7 +35,8 @@ class PD(Resource):
         """Bring pages in before they are asked for (IBV_ADVISE_MR_ADVICE_*); 0.
 
         With IBV_ADVISE_MR_FLAG_FLUSH it has happened on return, for all of *sg_list*; without it is begun in the
-        background, as far as the device has faults to spare.
+        background, as far as the device has faults to spare. Owned memory that nobody has written reads as zeros and is not made
+        for a read: ask for writing to have it made.
 
         OSError: ENOENT when an lkey is no region of this domain, EINVAL when a piece is not inside its region, EPERM for a
         write to one that may not be written, EFAULT when a page could not be brought in (with FLUSH).

@@ -9,7 +9,8 @@ def test_copy_words() -> None:
     assert len(set(scalars)) == len(scalars)
     assert L.COPY_LOCAL + 2 * L.IOVECS == L.COPY_REMOTE
     assert L.COPY_REMOTE + 2 * L.IOVECS == L.COPY_INDEX
-    assert L.COPY_INDEX + L.IOVECS == L.COPY_WORDS
+    assert L.COPY_INDEX + L.IOVECS == L.COPY_HOLES
+    assert L.COPY_HOLES + L.HOLES * L.HOLE_WORDS == L.COPY_WORDS
 
 
 def test_scan_words() -> None:
