@@ -1,9 +1,18 @@
 """Price policies: workloads over a modelled HCA, in virtual time.
 
 Every workload is run under every policy on every HCA profile, with the very
-step functions that run live. POLICY is pin, zap-now, by-cause, batching,
-blind, or a file of yours (TOML, see docs). A table comes out, and on request
-a report with plots, CSV and Parquet of every run.
+step functions that run live. A table comes out, and on request a report with
+plots, CSV and Parquet of every run.
+
+A workload may be a recording, made with `unpinned serve --record FILE`.
+A policy may be a file of yours: what to do about each cause, in TOML:
+
+  name = "mine"
+  default = "NOW"                       # zap, flush, wait
+  [causes]                              # UNMAP REMAP DISCARD RECLAIM MIGRATE
+  DISCARD = "DEFER 512 pages 1 ms"      # COW PROTECT SOFT_DIRTY MERGE
+  PROTECT = "DOWNGRADE"
+  MIGRATE = "REFUSE_IF_BUSY"
 """
 
 import argparse
@@ -14,6 +23,7 @@ EXAMPLES = """
 unpinned study
 unpinned study --workload discard --profile mailing-list --memory 1G
 unpinned study --policy zap-now --policy mine.toml --html report.html
+unpinned study --workload run.rec --html report.html    # a recording
 unpinned study --csv runs.csv --parquet runs.parquet --json > study.json
 """
 
@@ -25,12 +35,13 @@ _PROFILES = ("firmware", "inline", "mailing-list", "live")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is varied, where it is run, and what comes out."""
     add = parser.add_argument
-    add("-w", "--workload", action="append", metavar="NAME", help=f"{', '.join(_WORKLOADS)}, hot (default: all but hot)")
-    add("-p", "--policy", action="append", metavar="POLICY", help="(default: the five ready-made ones)")
+    some = ", ".join(_WORKLOADS)
+    add("-w", "--workload", action="append", metavar="NAME", help=f"{some}, hot or a recording's file (default: all but hot)")
+    add("-p", "--policy", action="append", metavar="NAME", help=f"{', '.join(_POLICIES)} or a file (default: these)")
     add("-f", "--profile", action="append", metavar="NAME", help=f"{', '.join(_PROFILES)} (default: all)")
-    add("-m", "--memory", default="256M", metavar="SIZE", help="registered memory (default: 256M)")
+    add("-m", "--memory", default="256M", metavar="SIZE", help="registered memory (default: 256M; a recording has its own)")
     add("-d", "--devices", type=int, default=1, metavar="N", help="HCAs on the process, 1 to 8 (default: 1)")
-    add("-t", "--time", type=float, default=0.2, metavar="S", help="virtual seconds of a run (default: 0.2)")
+    add("-t", "--time", type=float, metavar="S", help="virtual seconds of a run (default: 0.2; a recording: all)")
     add("--seed", type=int, default=1, metavar="N", help="of the first repetition (default: 1)")
     add("--repeat", type=int, default=1, metavar="N", help="runs of each kind, with seeds from --seed on")
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one a core)")
@@ -57,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from unpinned.cli._output import note
     from unpinned.study import sweep
 
-    if not 0 < arguments.time <= 3600:
+    if arguments.time is not None and not 0 < arguments.time <= 3600:
         raise CommandError("--time must be more than 0 and at most 3600 seconds")
     if not 1 <= arguments.repeat <= 1000:
         raise CommandError("--repeat must be between 1 and 1000")
@@ -70,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
         pages=_pages(arguments.memory),
         devices=arguments.devices,
         seeds=range(arguments.seed, arguments.seed + arguments.repeat),
-        virtual_ns=int(arguments.time * 1e9),
+        virtual_ns=int(arguments.time * 1e9) if arguments.time else None,
     )
     rows, complete = sweep.sweep(
         plan, scheduler=arguments.scheduler, workers=arguments.workers, file=arguments.resume, show=sys.stderr.isatty()

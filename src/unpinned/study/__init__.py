@@ -6,6 +6,7 @@
 * `host`       the CPU side: operations that change the page table, and the reclaim daemon.
 * `events`     the one loop: whose turn it is.
 * `profiles`, `policies`, `workloads`   what is varied, as data.
+* `traces`     recordings as workloads.
 * `simulate`   one run: build the blocks, go, read the counters. `sweep` many runs, in parallel.
 * `report`, `charts`, `table`   what a person sees.
 * `replay`     a recording through the model.

@@ -66,7 +66,7 @@ def look_at_operations(s, now):
 def begin(s, x):
     """The world before its first moment: what is resident, what the devices know of it, each stream's first request."""
     for page in range(s[S.PAGES]):
-        if page < s[S.FILL]:
+        if page < s[S.FILL] or s[s[S.PTE] + page] & S.PTE_PRESENT:
             page_in(s, page, S.PTE_WRITE)
         else:
             s[s[S.PTE] + page] = S.PTE_MAPPED

@@ -70,7 +70,7 @@ def lookup(s, d, p, page, write, now):
 
 @inlined_kernel
 def next_request(s, x, actor, now):
-    """Put the stream's next access into its record; it arrives at `now`."""
+    """Put the stream's next access into its record; it arrives at `now`, or at its moment if that is later."""
     a = s[S.ACTORS] + actor * S.ACTOR_WORDS
     if s[a + S.A_CURSOR] >= s[a + S.A_LAST]:
         if s[a + S.A_LOOP] == 0:
@@ -81,14 +81,15 @@ def next_request(s, x, actor, now):
             return 0
         s[a + S.A_CURSOR] = s[a + S.A_FIRST]
     word = x[s[a + S.A_CURSOR]]
+    arrives = max(now, x[s[a + S.A_CURSOR] + s[S.MOMENTS]]) if s[S.MOMENTS] else now
     s[a + S.A_CURSOR] += 1
     s[a + S.A_PAGE] = word & S.ACCESS_PAGE
     s[a + S.A_COUNT] = word >> S.ACCESS_COUNT_SHIFT & S.ACCESS_COUNT_MASK
     s[a + S.A_WRITE] = 1 if word & S.ACCESS_WRITE else 0
     s[a + S.A_STATE] = S.ISSUE
-    s[a + S.A_BEGAN] = now
+    s[a + S.A_BEGAN] = arrives
     s[a + S.A_MISSED] = -1
-    s[s[S.WHEN] + actor] = now
+    s[s[S.WHEN] + actor] = arrives
     if s[a + S.A_CURSOR] + LINE_WORDS < s[a + S.A_LAST]:
         look_ahead(s, x, a)
     return 1

@@ -32,6 +32,10 @@ def cause_of(op):
         return P.CAUSE_DISCARD
     if op == S.DO_UNMAP:
         return P.CAUSE_UNMAP
+    if op == S.DO_REMAP:
+        return P.CAUSE_REMAP
+    if op == S.DO_RELEASE:
+        return P.CAUSE_RELEASE
     if op == S.DO_FORK:
         return P.CAUSE_PROTECT
     if op == S.DO_MIGRATE:
@@ -63,7 +67,7 @@ def cpu_step(s, y, actor, now):
 
 @kernel
 def next_row(s, y, actor, now):
-    """Go to the script's next row, after its pause."""
+    """Go to the script's next row, after its pause or at its moment."""
     a = s[S.ACTORS] + actor * S.ACTOR_WORDS
     if s[a + S.A_CURSOR] >= s[a + S.A_LAST]:
         if s[a + S.A_LOOP] == 0:
@@ -75,7 +79,7 @@ def next_row(s, y, actor, now):
         s[a + S.A_CURSOR] = s[a + S.A_FIRST]
     row = s[a + S.A_CURSOR] * S.OP_WORDS
     s[a + S.A_STATE] = S.NEXT
-    s[s[S.WHEN] + actor] = now + y[row + S.OP_THINK]
+    s[s[S.WHEN] + actor] = max(now, y[row + S.OP_THINK]) if s[S.MOMENTS] else now + y[row + S.OP_THINK]
     return 1
 
 

@@ -63,6 +63,7 @@ TABLE_WORDS: Final = 31  #: length of each device's paging block
 HELD_NEXT: Final = 30  #: where the search for a free held record begins
 
 # --- header: the HCA's and the host's times (profiles.py) ----------------------------------------------------------------
+MOMENTS: Final = 50  #: a recording: words from an access to the moment at which it is due; 0: requests follow answers
 STREAMS_FROM: Final = 51  #: when the streams' first requests arrive
 T_REPORT: Final = 32  #: a miss until the host knows of it, ns
 T_REPORT_PAGE: Final = 33  #: and for each page that the fault covers
@@ -221,7 +222,7 @@ APPLYING: Final = 3
 OP_KIND: Final = 0
 OP_PAGE: Final = 1
 OP_COUNT: Final = 2
-OP_THINK: Final = 3  #: pause before it, ns
+OP_THINK: Final = 3  #: pause before it, ns; with MOMENTS: when it is due
 OP_WORDS: Final = 4
 
 DO_SLEEP: Final = 0
@@ -237,6 +238,8 @@ DO_MERGE: Final = 9  #: give up a page for an equal one
 DO_SOFT_DIRTY: Final = 10  #: write-protect for a dirty log
 DO_RECLAIM: Final = 11
 DO_COW: Final = 12  #: internal: a copy-on-write page is copied
+DO_REMAP: Final = 13  #: the pages move to another place (mremap)
+DO_RELEASE: Final = 14  #: the registration ends; the memory stays as it is
 
 # --- accesses: one word each ----------------------------------------------------------------------------------------------------
 ACCESS_PAGE: Final = (1 << 40) - 1

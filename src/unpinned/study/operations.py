@@ -173,6 +173,8 @@ def let_go(s, a, frame, replaced):
 def change(s, a):
     """Apply the operation to each of its pages."""
     op = s[a + S.A_OP]
+    if op == S.DO_RELEASE or (op == S.DO_RECLAIM and s[S.PINNED]):  # the memory stays as it is
+        return 0
     for page in range(s[a + S.A_PAGE], s[a + S.A_PAGE] + s[a + S.A_COUNT]):
         if op == S.DO_FORK or op == S.DO_SOFT_DIRTY:
             protect_page(s, page, op)
@@ -189,7 +191,7 @@ def change(s, a):
 def drop_page(s, a, page, op):
     at = s[S.PTE] + page
     pte = s[at]
-    if op == S.DO_UNMAP:
+    if op == S.DO_UNMAP or op == S.DO_REMAP:
         s[at] = 0
     elif pte & S.PTE_PRESENT or op == S.DO_DISCARD:
         s[at] = S.PTE_MAPPED if pte & S.PTE_MAPPED else 0

@@ -13,7 +13,6 @@ from unpinned.study import layout as S
 from unpinned.study.policies import STUDY_POLICIES
 from unpinned.study.profiles import profiles
 from unpinned.study.table import COLUMNS, LEGEND, groups, percent, short
-from unpinned.study.workloads import WORKLOADS
 
 Row = dict[str, Any]
 
@@ -214,7 +213,6 @@ def _plot(rows: Sequence[Row], title: str, figures: Sequence[str], names: Sequen
 
 
 def _workload(name: str, rows: Sequence[Row]) -> str:
-    doc = WORKLOADS[name].__doc__ if name in WORKLOADS else "A recording."
     plots = "".join(_plot(rows, *plot) for plot in PLOTS)
     head = "".join(f"<th>{escape(above)}<br>{escape(below)}</th>" for above, below, _ in COLUMNS)
     lines = []
@@ -225,7 +223,7 @@ def _workload(name: str, rows: Sequence[Row]) -> str:
             lines.append(f"<tr{bad}><td>{escape(profile)}, {escape(row['policy'])}</td>{cells}</tr>")
     table = f'<div class="scroll"><table><tr><th>HCA, policy</th>{head}</tr>{"".join(lines)}</table></div>'
     return (
-        f"<h2>{escape(name)}</h2><p>{escape((doc or '').strip())}</p>"
+        f"<h2>{escape(name)}</h2><p>{escape(rows[0]['title'])}</p>"
         f'<div class="plots">{plots}</div><details><summary>All figures of {escape(name)}</summary>{table}</details>'
     )
 

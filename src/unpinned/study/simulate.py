@@ -43,6 +43,7 @@ class Run:
     devices: int
     pages: int
     seed: int
+    title: str  #: what the workload is
     results: dict[str, Any] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
@@ -89,24 +90,30 @@ def table_block(pages: int, policy: StudyPolicy, profile: Profile, streams: int)
 def build(plan: Plan, policy: StudyPolicy, profile: Profile, *, pages: int, devices: int = 1, bounds: Bounds | None = None) -> World:
     """The blocks of a run, ready to go."""
     bounds = bounds or Bounds()
-    frames = max(2 * pages if policy.pinned else int(pages * plan.frames), 8)
-    s = S.create(pages=pages, frames=frames, devices=devices, streams=plan.streams, scanners=profile.scanners,
+    frames = max(2 * pages + plan.given_up if policy.pinned else int(pages * plan.frames), 8)
+    streams_each = plan.streams if plan.edges is None else -(-plan.streams // devices)
+    s = S.create(pages=pages, frames=frames, devices=devices, streams=streams_each, scanners=profile.scanners,
                  workers=profile.workers, cpus=len(plan.scripts), tlb=max(1, profile.tlb))  # fmt: skip
     profile.write(s)
     s[S.STOP_NS], s[S.STOP_ACCESSES] = bounds.virtual_ns, bounds.page_accesses
     s[S.TWO_PHASE], s[S.AGING], s[S.PINNED] = int(policy.two_phase), int(policy.aging), int(policy.pinned)
     s[S.LOW], s[S.HIGH] = max(1, frames // 64), max(2, frames // 32)
-    blocks = [table_block(pages, policy, profile, plan.streams) for _ in range(devices)]
+    blocks = [table_block(pages, policy, profile, streams_each) for _ in range(devices)]
     for device, p in enumerate(blocks):
         at = s[S.DEVICE] + device * S.DEVICE_WORDS
         s[at + S.D_P], s[S.TABLE_WORDS] = p.ctypes.data, p.size
         s[at + S.D_FLUSH_NS] = profile.flush + s[S.T_FLUSH_SPREAD] * device // devices
     s[S.FILL] = pages if policy.pinned else min(int(pages * plan.resident), frames)
     s[S.FILL_INSTALLED] = int(plan.installed or policy.pinned)
+    if plan.present is not None and not policy.pinned:
+        S.page_table(s)[plan.present] = S.PTE_PRESENT  # the loop gives them their frames
+        s[S.FILL] = s[S.FILL_INSTALLED] = 0
     table = S.actors(s)
     when = s[s[S.WHEN] : s[S.WHEN] + s[S.ACTOR_COUNT]]
     streams = np.flatnonzero(table[:, S.A_KIND] == S.KIND_STREAM)
     edges = np.linspace(0, plan.accesses.size, streams.size + 1).astype(int)
+    if plan.edges is not None:  # streams that get none of it have ended
+        edges = np.append(plan.edges, np.full(streams.size + 1 - plan.edges.size, plan.edges[-1]))
     for i, actor in enumerate(streams):
         table[actor, [S.A_FIRST, S.A_CURSOR, S.A_LAST]] = edges[i], edges[i], edges[i + 1]
         table[actor, [S.A_LOOP, S.A_THINK]] = int(plan.accesses_loop), plan.think_ns
@@ -120,7 +127,11 @@ def build(plan: Plan, policy: StudyPolicy, profile: Profile, *, pages: int, devi
     y = np.concatenate([script.ravel() for script in scripts]) if scripts else np.zeros(S.OP_WORDS, np.int64)
     if plan.until_scripts_end:
         s[S.STOP_OPS] = len(scripts) if not plan.loop else 0
-    return World(s, np.ascontiguousarray(plan.accesses, np.int64), y, blocks)
+    x = np.ascontiguousarray(plan.accesses, np.int64)
+    if plan.moments is not None:
+        x, s[S.MOMENTS] = np.concatenate([x, plan.moments]), x.size
+        s[S.STOP_OPS] = len(scripts) + streams.size
+    return World(s, x, y, blocks)
 
 
 def go(world: World, progress: Callable[[float], None] | None = None) -> float:
@@ -141,13 +152,16 @@ def simulate(
     devices: int = 1,
     seed: int = 1,
     bounds: Bounds | None = None,
+    plan: Plan | None = None,
+    title: str = "",
     progress: Callable[[float], None] | None = None,
 ) -> Run:
-    """One run of a workload by name, from its seed to its results.
+    """One run of a workload by name, from its seed to its results; or of a plan that is there already, a recording's.
 
     Raises ValueError for a size or number of devices that cannot be, KeyError for an unknown workload.
     """
-    plan = WORKLOADS[workload](pages, np.random.default_rng(seed))
+    title = title or (WORKLOADS[workload].__doc__ or "").strip()
+    plan = plan or WORKLOADS[workload](pages, np.random.default_rng(seed))
     world = build(plan, policy, profile, pages=pages, devices=devices, bounds=bounds)
     seconds = go(world, progress)
-    return Run(workload, policy.name, profile.name, devices, pages, seed, read(world.s, world.devices, seconds))
+    return Run(workload, policy.name, profile.name, devices, pages, seed, title, read(world.s, world.devices, seconds))

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from unpinned import campaign
 from unpinned.paging.policy import MODEL, Policy
 from unpinned.study import simulate as one
+from unpinned.study import traces
 from unpinned.study.policies import STUDY_POLICIES, StudyPolicy, from_file
 from unpinned.study.profiles import profiles
 from unpinned.study.workloads import WORKLOADS
 
 Row = dict[str, Any]
+
+VIRTUAL_NS: Final = 200_000_000
+WHOLE_NS: Final = 3_600_000_000_000
+"""Where a recording ends that is run to its end: never met but by one that does not."""
 
 FUNCTION = "unpinned.study.sweep:piece"
 
@@ -36,17 +41,22 @@ def policy_named(word: str) -> StudyPolicy:
     raise ValueError(f"no policy {word!r}: a file, or one of {', '.join(STUDY_POLICIES)}")
 
 
-def piece(policy: dict[str, Any], workload: str, profile: str, pages: int, devices: int, seed: int, virtual_ns: int) -> Row:
-    """One run, described by plain data, to a row."""
+def piece(
+    policy: dict[str, Any], workload: str, profile: str, pages: int, devices: int, seed: int, virtual_ns: int,
+    recording: dict[str, Any] | None = None,
+) -> Row:  # fmt: skip
+    """One run, described by plain data, to a row. `recording`: its path and checksum, instead of a workload's name."""
     chosen = STUDY_POLICIES.get(policy["name"]) if not policy.get("table") else None
     if chosen is None:
         table = Policy.loads(policy["table"]).validate(MODEL)
         chosen = StudyPolicy(policy["name"], policy["title"], table)
     one.ensure_compiled()
     bounds = one.Bounds(virtual_ns, 1 << 40)
+    trace = traces.load(**recording) if recording else None
     return one.simulate(
-        workload, chosen, profiles()[profile], pages=pages, devices=devices, seed=seed, bounds=bounds
-    ).flat()
+        workload, chosen, profiles()[profile], pages=pages, devices=devices, seed=seed, bounds=bounds,
+        plan=trace.plan if trace else None, title=trace.title if trace else "",
+    ).flat()  # fmt: skip
 
 
 def _describe(policy: StudyPolicy) -> dict[str, Any]:
@@ -64,18 +74,42 @@ def pieces(
     pages: int,
     devices: int = 1,
     seeds: Sequence[int] = (1,),
-    virtual_ns: int = 200_000_000,
+    virtual_ns: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The arguments of every run of a sweep. ValueError names a workload or profile that there is not."""
-    for kind, words, known in (("workload", workloads, WORKLOADS), ("profile", hcas, profiles())):
-        for word in words:
-            if word not in known:
-                raise ValueError(f"no {kind} {word!r}; there are {', '.join(known)}")
-    return [
-        {"policy": _describe(policy), "workload": workload, "profile": hca, "pages": pages, "devices": devices,
-         "seed": seed, "virtual_ns": virtual_ns}
-        for workload in workloads for hca in hcas for policy in policies for seed in seeds
-    ]  # fmt: skip
+    """The arguments of every run of a sweep.
+
+    A workload is a name or the path of a recording. A recording has its own memory and no seed, and is run to its end if no
+    time is given (None; else 0.2 s of virtual time).
+
+    Raises ValueError naming a workload, profile or policy that there is not, or is there twice; RecordingError (a ValueError)
+    for a file that is no recording; OSError for one that cannot be read.
+    """
+    for word in hcas:
+        if word not in profiles():
+            raise ValueError(f"no profile {word!r}; there are {', '.join(profiles())}")
+    for kind, words in (("workload", list(workloads)), ("profile", list(hcas)), ("policy", [each.name for each in policies])):
+        twice = sorted({word for word in words if words.count(word) > 1})
+        if twice:
+            raise ValueError(f"{kind} {twice[0]!r} is there twice")
+    made = []
+    for word in workloads:
+        what = {"workload": word, "pages": pages, "virtual_ns": virtual_ns or VIRTUAL_NS}
+        if word not in WORKLOADS:
+            what = _recording(word, virtual_ns)
+        for hca in hcas:
+            for policy in policies:
+                for seed in seeds if word in WORKLOADS else seeds[:1]:
+                    made.append({"policy": _describe(policy), "profile": hca, "devices": devices, "seed": seed, **what})
+    return made
+
+
+def _recording(word: str, virtual_ns: int | None) -> dict[str, Any]:
+    """A recording as a workload, by its path."""
+    if not Path(word).is_file():
+        raise ValueError(f"no workload {word!r}: a recording's file, or one of {', '.join(WORKLOADS)}")
+    where = {"path": str(Path(word).resolve()), "crc": traces.checksum(word)}
+    pages = traces.load(**where).pages
+    return {"workload": word, "pages": pages, "virtual_ns": virtual_ns or WHOLE_NS, "recording": where}
 
 
 def sweep(

@@ -35,9 +35,14 @@ class Plan:
     think_ns: int = 2_000
     streams: int = 8
     until_scripts_end: bool = False
+    # What a recording has instead of a seed
+    moments: Words | None = None  #: when each access is due, ns; the scripts' pauses are moments then
+    edges: Words | None = None  #: where each stream's accesses begin, and the end; else they get equal parts
+    given_up: int = 0  #: pages that the owner gives up in all, as often as it does: where memory is pinned they stay for good
+    present: NDArray[np.bool_] | None = None  #: the pages that are there at the beginning, instead of `resident`
 
 
-def accesses(pages: Words, write: NDArray[np.bool_] | bool = False, count: int = 1) -> Words:
+def accesses(pages: Words, write: NDArray[np.bool_] | bool = False, count: Words | int = 1) -> Words:
     """Access words: `count` pages from each of `pages` on."""
     return pages.astype(np.int64) | count << S.ACCESS_COUNT_SHIFT | np.where(write, S.ACCESS_WRITE, 0)
 
