@@ -70,9 +70,10 @@ def read_opcode(h, q, psn):
 
 @kernel
 def copying(h, q):
-    """Whether a request of the peer's waits for the copies of this batch."""
+    """Whether a SEND or WRITE of the peer's waits for the copies of this batch; ``device.finish`` completes it after them."""
     for i in range(h[L.H_ACT_COUNT]):
-        if h[h[L.H_ACT_BASE] + i * L.ACT_WORDS + L.A_QP] == q:
+        a = h[L.H_ACT_BASE] + i * L.ACT_WORDS
+        if h[a + L.A_QP] == q and h[a + L.A_KIND] == L.ACT_REQUEST:
             return True
     return False
 
@@ -87,6 +88,9 @@ def stream(h, p, b, q, budget, now):
         if mr == 0:  # deregistered, or revoked by the owner, since it was accepted
             refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
             return 0
+    if h[q + L.QP_READ_PSN] == h[q + L.QP_READ_FIRST] and copying(h, q):
+        make_ready(h, q)  # its first response acknowledges what came before it: that completes first, or fails
+        return 0
     sent = 0
     while sent < budget and h[q + L.QP_BUSY] == L.BUSY_READ and can_send(h, p):
         psn = h[q + L.QP_READ_PSN]
@@ -107,9 +111,6 @@ def stream(h, p, b, q, budget, now):
                 refuse(h, p, q, psn, L.NAK_ACCESS)
                 return sent
             describe(h, p, mr, va, size, P.OP_READ, o + O.HEADER_LENGTH[opcode], q)
-        elif copying(h, q):  # it acknowledges what came before, and has no copy of its own that would fail with it
-            make_ready(h, q)
-            return sent
         if opcode != O.RC_READ_RESPONSE_MIDDLE:
             W.put_aeth(b, o + O.BTH_BYTES, L.SYNDROME_ACK, h[q + L.QP_MSN] & L.PSN_MASK)
         add_packet(h, p, b, q, opcode, psn, size, first, 1, 0)

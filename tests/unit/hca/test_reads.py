@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.ends import MS, PAGE, End
+from support.ends import MS, PAGE, Buffer, End
 from support.peer import Peer, peer_of
 from unpinned.hca import device, setup
 from unpinned.hca import layout as L
@@ -13,6 +13,10 @@ from unpinned.wire import opcodes as O
 
 def read(peer: Peer, psn: int, source, at: int, length: int) -> bytes:
     return peer.packet(O.RC_READ_REQUEST, psn, reth=(source.va + at, source.key, length))
+
+
+def post_recv(peer: Peer, target: Buffer) -> None:
+    assert setup.post_recv(peer.end.h, peer.q, wr_id=7, sges=[target.sge()])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,32 @@ def test_an_acknowledgement_is_not_held_up_by_a_read_that_parks_behind_it() -> N
     write = peer.packet(O.RC_WRITE_ONLY, 100, b"data", reth=(there.va, there.key, 4))
     assert [a["psn"] for a in peer.give(write, read(peer, 101, missing, 0, 8))] == [100]
     assert [a["psn"] for a in peer.wait(2 * MS)] == [101]
+
+
+def test_a_send_completes_before_a_response_acknowledges_it() -> None:
+    """Else the peer is done with it first (found by the swarm)."""
+    end = End(2)
+    source, target = end.buffer(64), end.buffer(64)
+    peer = peer_of(end)
+    post_recv(peer, target)
+    end.deliver([(peer.packet(O.RC_SEND_ONLY, 100, b"data"), 1), (read(peer, 101, source, 0, 8), 1)], MS)
+    assert end.out == []
+    assert [a["psn"] for a in peer.give()] == [100, 101]
+    assert end.statuses(peer.q) == [(7, L.WC_SUCCESS)]
+    end.quiet()
+
+
+def test_no_response_acknowledges_a_send_that_cannot_be_completed() -> None:
+    end = End(2)
+    source, target = end.buffer(64), end.buffer(64)
+    peer = peer_of(end, cq_depth=8)
+    for _ in range(9):
+        post_recv(peer, target)
+    for psn in range(100, 108):
+        assert [a["psn"] for a in peer.give(peer.packet(O.RC_SEND_ONLY, psn, b"data"))] == [psn]
+    (nak,) = peer.give(peer.packet(O.RC_SEND_ONLY, 108, b"more"), read(peer, 109, source, 0, 8))
+    assert nak["psn"] == 108 and nak["aeth"][0] == L.NAK_OPERATION
+    end.quiet()
 
 
 def test_without_a_free_fault_slot_the_timer_grows_as_well() -> None:
