@@ -21,8 +21,8 @@ from support.mmu_peer import Peer
 from support.slow_pages import SlowPages, slow_pages
 from support.verbs import ALL, PATIENCE, End, connect, nonzero
 from unpinned import verbs as v
-from unpinned.host.device import HORIZON_NS
 from unpinned.host.owned import empty
+from unpinned.host.trust import HORIZON_NS
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 PAGE = mmu.PAGE

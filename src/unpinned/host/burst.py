@@ -21,6 +21,7 @@ from unpinned.host.holes import cut
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
 from unpinned.host.pagemap import scan
 from unpinned.host.recorder import nobody_waits, note, note_copies, note_faults, number
+from unpinned.host.trust import looked, took
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_scanned, fault_take
 from unpinned.recording import layout as R
@@ -169,6 +170,7 @@ def scan_faults(e, h, p, c, m):
         if e[E.E_RECORD]:
             start = p[slot + P.FAULT_CURSOR]
             note(e, R.LOOKED, now, start, p[slot + P.FAULT_END], upto, number(p, slot), nobody_waits(p, slot))
+        looked(e, p, p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], upto, now)
         if c[H.COPY_HOLED]:
             cut(c, p, p[slot + P.FAULT_CURSOR], upto & H.PAGE_MASK)
         fault_scanned(p, slot, upto, now)
@@ -248,6 +250,7 @@ def burst(e, h, p, b, u, c, m, solver):
         if e[E.E_RECORD]:
             note_copies(e, h, p, now)
         executed(e)
+        took(e, p, c[H.COPY_SPENT], now)
     if h[L.H_TX_COUNT]:
         send_packets(e, h, p, b, u)
     if e[E.E_SCANS]:

@@ -69,6 +69,7 @@ def execute(p: Block, b: Arena, s: Words) -> int:
                     after = d  # come back for those that the failure kept from being copied
         d = after
     spent = monotonic_ns() - since
+    s[L.COPY_SPENT] = spent
     if spent > L.SLOW_NS:
         s[L.COPY_SLOW] += 1
         s[L.COPY_SLOW_NS] += spent

@@ -34,6 +34,7 @@ COPY_AT_RISK: Final = 11  # bytes copied from or to PATH_FOREIGN memory while a 
 COPY_HOLED: Final = 12  # so many places of the list of holes are in use, or were
 COPY_HOLE_NEXT: Final = 13  # which one goes next
 COPY_HOLE_BYTES: Final = 14  # bytes read from holes, ever
+COPY_SPENT: Final = 15  # time that the last step took, ns
 COPY_LOCAL: Final = 16  # iovecs into the arena: IOVECS of 2 words
 IOVECS: Final = 64  # descriptors of one system call
 COPY_REMOTE: Final = COPY_LOCAL + 2 * IOVECS  # iovecs into the region
