@@ -95,7 +95,7 @@ def admit_request(h, p, b, q, o, n, now):
     if psn == fresh or psn == h[q + L.QP_PEND_NEXT]:
         return line_up(h, b, q, o, n, psn)
     if psn > fresh:
-        h[q + L.QP_PEND_GAP] = 1
+        h[q + L.QP_PEND_GAP] |= L.GAP_NEW
         h[L.C_OUT_OF_SEQUENCE] += 1
         return TAKEN
     if psn < epsn and busy == 0:
@@ -124,7 +124,11 @@ def line_up(h, b, q, o, n, psn):
     Only new ones count: those sent again may be of no interest to the peer any more, which then has as many others under way.
     """
     if keep(h, b, o, n, q + L.QP_PEND_HEAD, h[L.H_POOL_LIMIT]) == 0:
-        h[q + L.QP_PEND_GAP] = 1
+        if psn < h[q + L.QP_EPSN]:
+            h[q + L.QP_PEND_GAP] |= L.GAP_AGAIN
+            h[q + L.QP_PEND_NEXT] = psn
+        else:
+            h[q + L.QP_PEND_GAP] |= L.GAP_NEW
         return TAKEN
     if psn < h[q + L.QP_EPSN]:  # the peer went back: it asks for all that follows
         h[q + L.QP_KEPT_END] = 0

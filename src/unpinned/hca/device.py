@@ -20,12 +20,12 @@ from unpinned.hca.admission import admit_request, identify
 from unpinned.hca.outgoing import can_send
 from unpinned.hca.parking import feed, give_back, release_unless_used, state, unlink
 from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, wqe
-from unpinned.hca.reads import answer, give_up_park, stream
+from unpinned.hca.reads import answer, give_up_park, owed, stream
 from unpinned.hca.ready import make_ready, set_deadline
 from unpinned.hca.requester import break_request, send, settle_error
 from unpinned.hca.responder import request
 from unpinned.hca.responses import admit_response, go_back, land, retry
-from unpinned.hca.verdicts import AGAIN, TAKEN, nak_sequence, reply
+from unpinned.hca.verdicts import AGAIN, TAKEN, answer_later, nak_sequence, reply
 from unpinned.paging import layout as P
 from unpinned.paging.dma import dma_reset
 from unpinned.wire import headers as W
@@ -220,8 +220,8 @@ def turn(h, p, b, q, now):
     budget = h[L.H_TX_BURST]
     sent = 0
     reading = h[q + L.QP_BUSY] == L.BUSY_READ
-    if h[q + L.QP_REPLY] and can_send(h, p) and (not reading or h[q + L.QP_REPLY_PSN] < h[q + L.QP_READ_FIRST]):
-        sent = answer(h, p, b, q)
+    while owed(h, q) and can_send(h, p):
+        sent += answer(h, p, b, q)
     if reading and serves and can_send(h, p):
         sent += stream(h, p, b, q, budget - sent, now)
     if s == L.QPS_RTS and sent < budget:
@@ -238,7 +238,7 @@ def owes(h, q):
         return False
     if h[q + L.QP_PEND_COUNT] > 0:
         return h[q + L.QP_PARK_UNTIL] == 0
-    return h[q + L.QP_PEND_GAP] != 0 or h[q + L.QP_REPLY] != 0
+    return h[q + L.QP_PEND_GAP] != 0 or owed(h, q)
 
 
 @kernel
@@ -263,8 +263,23 @@ def drain(h, p, b, q, now):
         if h[q + L.QP_PEND_COUNT] == 0:  # whatever became a repetition while it waited
             h[q + L.QP_READ_LIVE] = 0
     if h[q + L.QP_PEND_GAP] and h[q + L.QP_PEND_COUNT] == 0 and h[q + L.QP_BUSY] == 0 and can_send(h, p):
-        h[q + L.QP_PEND_GAP] = 0
-        nak_sequence(h, p, q)
+        ask_for_dropped(h, p, q)
+    return 0
+
+
+@kernel
+def ask_for_dropped(h, p, q):
+    """What found no place in the line is asked for: it may have been executed before, and its answer lost.
+
+    Then a NAK of the expected PSN would say nothing to the peer, which perhaps never sent that PSN.
+    """
+    gap = h[q + L.QP_PEND_GAP]
+    h[q + L.QP_PEND_GAP] = 0
+    if gap & L.GAP_NEW:
+        return nak_sequence(h, p, q)
+    if h[q + L.QP_PEND_NEXT] < h[q + L.QP_EPSN]:
+        h[L.C_NAK_SEQUENCE] += 1
+        answer_later(h, p, q, h[q + L.QP_PEND_NEXT], L.NAK_SEQUENCE)
     return 0
 
 

@@ -322,10 +322,12 @@ QP_ERROR: Final = 80  # WC status or NAK syndrome that ended it
 QP_STARVED: Final = 81  # waits for a free fault slot
 QP_READ_AGAIN: Final = 82  # 1: the READ under way repeats one that was answered before
 QP_READ_LIVE: Final = 83  # READ/atomic requests of the peer that wait
+QP_NOT_READY: Final = 84  # syndrome of the RNR NAK that is owed beside QP_REPLY, or 0
+QP_NOT_READY_PSN: Final = 85
 QP_READ_KEY: Final = 86
 QP_ATOMIC_VALUE: Final = 87  # of the response that is owed
 QP_PEND_NEXT: Final = 88  # PSN that the waiting queue takes next
-QP_PEND_GAP: Final = 89  # 1: something behind the waiting queue was dropped
+QP_PEND_GAP: Final = 89  # GAP_*: what was dropped behind the waiting queue
 QP_LAND_GAP: Final = 90  # 1: an answer behind the landing queue was dropped
 QP_RD_START: Final = 92  # READ_RING starts, ends, atomic PSNs, atomic values
 QP_RD_END: Final = QP_RD_START + READ_RING
@@ -339,6 +341,9 @@ QP_KEPT_LEFT: Final = QP_KEPT_FIRST + 4
 QP_KEPT_KEY: Final = QP_KEPT_FIRST + 5
 QP_KEPT_AGAIN: Final = QP_KEPT_FIRST + 6
 QP_WORDS: Final = QP_KEPT_FIRST + 7
+
+GAP_NEW: Final = 1  # something never seen: asked for by a NAK of the expected PSN
+GAP_AGAIN: Final = 2  # something sent again, QP_PEND_NEXT: nobody is asked for it by a NAK of the expected PSN
 
 BUSY_READ: Final = 1
 BUSY_ATOMIC: Final = 2

@@ -24,12 +24,33 @@ from unpinned.wire.bytes import put64
 
 
 @kernel
+def not_ready_first(h, q):
+    """Whether the RNR NAK is the next answer to go out: answers leave in the order of their PSNs."""
+    if h[q + L.QP_NOT_READY] == 0:
+        return False
+    return h[q + L.QP_REPLY] == 0 or h[q + L.QP_NOT_READY_PSN] <= h[q + L.QP_REPLY_PSN]
+
+
+@kernel
+def owed(h, q):
+    """Whether an answer may go out now: none overtakes the responses of the READ under way."""
+    if h[q + L.QP_NOT_READY] == 0 and h[q + L.QP_REPLY] == 0:
+        return False
+    psn = h[q + L.QP_NOT_READY_PSN] if not_ready_first(h, q) else h[q + L.QP_REPLY_PSN]
+    return h[q + L.QP_BUSY] != L.BUSY_READ or psn < h[q + L.QP_READ_FIRST]
+
+
+@kernel
 def answer(h, p, b, q):
-    """Send the acknowledgement, NAK or atomic response that is owed: 1 if one went out."""
-    kind = h[q + L.QP_REPLY]
-    if kind == 0:
-        return 0
+    """Send the oldest acknowledgement, NAK or atomic response that is owed."""
     o = next_offset(h)
+    h[L.C_ACKS_SENT] += 1
+    if not_ready_first(h, q):
+        W.put_aeth(b, o + O.BTH_BYTES, h[q + L.QP_NOT_READY], h[q + L.QP_MSN] & L.PSN_MASK)
+        h[q + L.QP_NOT_READY] = 0
+        add_packet(h, p, b, q, O.RC_ACK, h[q + L.QP_NOT_READY_PSN], 0, p[P.DMA_COUNT], 1, 0)
+        return 1
+    kind = h[q + L.QP_REPLY]
     h[q + L.QP_REPLY] = 0
     opcode = O.RC_ACK
     if kind == L.REPLY_ATOMIC:
@@ -38,7 +59,6 @@ def answer(h, p, b, q):
         carry_on(h, q)
     W.put_aeth(b, o + O.BTH_BYTES, h[q + L.QP_REPLY_SYNDROME], h[q + L.QP_REPLY_MSN] & L.PSN_MASK)
     add_packet(h, p, b, q, opcode, h[q + L.QP_REPLY_PSN], 0, p[P.DMA_COUNT], 1, 0)
-    h[L.C_ACKS_SENT] += 1
     return 1
 
 

@@ -12,6 +12,7 @@ from unpinned.hca import layout as L
 from unpinned.hca.parking import FAILED, ask, settled
 from unpinned.hca.ready import make_ready, set_deadline
 from unpinned.paging import layout as P
+from unpinned.wire import headers as W
 
 # What became of a packet
 TAKEN = 0
@@ -39,18 +40,26 @@ def act(h, p, q, kind, first, psn, flags, pool):
 
 @kernel
 def reply(h, q, kind, psn, syndrome, msn):
-    """Owe the peer an answer. A later one takes an earlier one's place; a repeated acknowledgement none of a later PSN, and no
-    acknowledgement that of an RNR NAK, which may be for a repeated READ before it: the peer would never ask for that again.
+    """Owe the peer an answer. A later one takes an earlier one's place; a repeated acknowledgement none of a later PSN.
+
+    An RNR NAK has a place of its own, and the oldest keeps it.  It may be for a READ that was repeated while later requests were
+    answered: without it the peer would never ask for that READ again.  Or the wire has repeated that READ and the peer drops
+    the NAK as stale: then it needs the other answer.
     """
-    if kind == L.REPLY_ACK and h[q + L.QP_REPLY]:
-        not_ready = h[q + L.QP_REPLY] == L.REPLY_NAK and h[q + L.QP_REPLY_SYNDROME] & 0xE0 == L.SYNDROME_RNR
-        if not_ready or h[q + L.QP_REPLY_PSN] > psn:
-            return 0
+    make_ready(h, q)
+    if kind == L.REPLY_NAK and syndrome & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR:
+        if h[q + L.QP_NOT_READY] == 0 or psn < h[q + L.QP_NOT_READY_PSN]:
+            h[q + L.QP_NOT_READY] = syndrome
+            h[q + L.QP_NOT_READY_PSN] = psn
+        if h[q + L.QP_REPLY] == L.REPLY_ACK and h[q + L.QP_REPLY_PSN] < h[q + L.QP_NOT_READY_PSN]:
+            h[q + L.QP_REPLY] = 0  # which the NAK says as well
+        return 0
+    if kind == L.REPLY_ACK and h[q + L.QP_REPLY] and h[q + L.QP_REPLY_PSN] > psn:
+        return 0
     h[q + L.QP_REPLY] = kind
     h[q + L.QP_REPLY_MSN] = msn
     h[q + L.QP_REPLY_PSN] = psn
     h[q + L.QP_REPLY_SYNDROME] = syndrome
-    make_ready(h, q)
     return 0
 
 

@@ -141,7 +141,7 @@ def what_is_due(w, h, at):
         return 0
     if w[host_at(w, w[at + S.DR_TO]) + S.HO_ALIVE] == 0 or serves(w, at) == 0:
         return S.DUE_UNHEARD
-    return S.DUE_HELD if held_back(w, h, q, at) else S.DUE
+    return S.DUE_HELD if held_back(w, h, q, at) else S.DUE_FREE
 
 
 @kernel

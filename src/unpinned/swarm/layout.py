@@ -235,9 +235,9 @@ DR_SLOT: Final = 17  # first place at DR_FROM; those at DR_TO follow
 DR_DAMMED: Final = 18  # the imitated adapter: PSNs below are not sent again by themselves
 DR_TRIES: Final = 19  # posts that found their places in use, in a row
 DR_REREAD: Final = 20  # the imitated adapter: when it asks again for a dropped response, 0: not
-DR_DUE: Final = 21  # what its timer is at before the device looks at it: 0, or DUE*
+DR_DUE: Final = 21  # what its timer is at before the device looks at it: 0, or DUE_*
 DIRECTION_WORDS: Final = 24
-DUE: Final = 1
+DUE_FREE: Final = 1  # nothing holds it back
 DUE_HELD: Final = 2  # its oldest request is parked at the peer, or waits for its RNR timer
 DUE_UNHEARD: Final = 3  # its peer's queue pair has ended, or the peer is dead
 

@@ -270,6 +270,24 @@ def test_a_second_copy_of_what_waits_behind_a_repeated_read_is_dropped() -> None
     assert psns(peer.wait(3 * MS)) == [100, 101, 102] and there.array[:4].tobytes() == b"new!"
 
 
+def test_what_is_sent_again_and_finds_no_place_is_asked_for() -> None:
+    """A NAK of the expected PSN, which the peer has never sent, would say nothing to it (I9; found by the swarm with 128 QPs)."""
+    end = End(2, {"waiting_per_qp": 1})
+    there, gone = end.buffer(64), end.buffer(4096, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS)
+    requests = [
+        peer.packet(O.RC_READ_REQUEST, 100, reth=(gone.va, gone.key, 64)),
+        *[peer.packet(O.RC_WRITE_ONLY, psn, b"new!", reth=(there.va, there.key, 4)) for psn in (101, 102)],
+    ]
+    assert [psns(peer.give(request)) for request in requests] == [[100], [101], [102]]
+    end.discard(gone.pages())
+    end.fault_after = 3 * MS
+    assert peer.give(*requests) == [] and end.counter("pool_drops") == 1
+    assert [(a["psn"], a["aeth"][0]) for a in peer.wait(3 * MS)][-2:] == [(100, 0x1F), (102, L.NAK_SEQUENCE)]
+    assert [(a["psn"], a["aeth"][0]) for a in peer.give(requests[2])] == [(102, 0x1F)]
+    end.quiet()
+
+
 def test_a_parked_read_may_be_asked_for_again_from_a_later_place() -> None:
     peer, there = streaming()
     assert peer.give(peer.packet(O.RC_READ_REQUEST, 170, reth=(there.va, there.key, 58 * 1024)))[0]["psn"] == 170
