@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_suffix(picture)
         if not picture.parent.is_dir():
             raise CommandError(f"--picture: there is no folder {picture.parent}")
-    if arguments.record and not Path(arguments.record).absolute().parent.is_dir():
-        raise CommandError(f"--record: there is no folder {Path(arguments.record).absolute().parent}")
+    if arguments.record:
+        _claim(arguments.record)
     source = files.users(arguments.file) if arguments.file else files.made(size, note)
     plan = Plan(arguments.seconds, record=str(Path(arguments.record).absolute()) if arguments.record else "")
     outcome, recorder = Conductor(source, plan, Display()).run()
@@ -73,4 +73,27 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         report.show(found, str(picture or ""))
     sys.stdout.flush()
-    return int(report.failed(found))
+    return int(report.failed(found) or (bool(arguments.record) and not _recorded(arguments.record)))
+
+
+def _claim(path: str) -> None:
+    from unpinned.recording.file import claim
+
+    try:
+        claim(path)
+    except OSError as error:
+        raise CommandError(f"--record: {path}: {error.strerror}") from None
+
+
+def _recorded(path: str) -> bool:
+    """Say what became of the recording; is it whole?"""
+    from unpinned.recording import file
+
+    try:
+        recording = file.read(path)
+    except (OSError, file.RecordingError) as error:
+        note(f"--record: {path}: {error}")
+        return False
+    stopped = recording.end.get("stopped")
+    note(f"--record: {path}: " + (f"ends early: {stopped}" if stopped else f"{len(recording.records):,} records, for `unpinned replay`"))
+    return not stopped

@@ -8,13 +8,14 @@ have done on a device with a translation cache of its own.
 """
 
 import argparse
+import os
 import sys
 from typing import Any
 
 EXAMPLES = """
 unpinned replay demo.rec
 unpinned replay demo.rec --policy batching
-unpinned replay demo.rec --chrome demo.json    # open in ui.perfetto.dev
+unpinned replay demo.rec --chrome-trace demo.json    # open in ui.perfetto.dev
 """
 
 
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", "-p", action="append", metavar="P", help="zap-now, by-cause, batching, blind or a file; may be repeated"
     )
-    parser.add_argument("--chrome", metavar="OUT", help="write the timeline for Perfetto and chrome://tracing")
+    parser.add_argument("--partial", action="store_true", help="of a recording that was cut off, what is whole")
+    parser.add_argument("--chrome-trace", metavar="OUT", help="write the timeline for Perfetto and chrome://tracing")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,16 +39,19 @@ def run(arguments: argparse.Namespace) -> int:
         policies = [policy_named(word) for word in arguments.policy or ()]
         if any(policy.pinned for policy in policies):
             raise CommandError("pinned memory has no faults and no invalidations: there is nothing to replay")
-        recording = file.read(arguments.file)
-        if arguments.chrome:
-            count = chrome.write(recording, arguments.chrome)
-            note(f"wrote {count} events to {arguments.chrome}: open it in https://ui.perfetto.dev")
+        recording = file.read(arguments.file, arguments.partial)
         live = replay(recording)
         others = [replay(recording, policy) for policy in policies]
+        if arguments.chrome_trace:
+            count = chrome.write(recording, arguments.chrome_trace)
+            note(f"wrote {count} events to {arguments.chrome_trace}: open it in https://ui.perfetto.dev")
     except file.RecordingError as error:
-        raise CommandError(f"{arguments.file}: {error}") from None
+        hint = ": --partial replays them" if str(error).endswith("are whole") else ""
+        raise CommandError(f"{arguments.file}: {error}{hint}") from None
     except ValueError as error:
         raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{os.fsdecode(error.filename or arguments.file)}: {error.strerror or error}") from None
     if arguments.json:
         print_json({"file": arguments.file, "live": live.as_dict(), "policies": [each.as_dict() for each in others]})
     else:

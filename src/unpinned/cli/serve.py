@@ -46,16 +46,31 @@ def run(arguments: argparse.Namespace) -> int:
             token = make_token(arguments.token_file)
         port = DEFAULT_PORT if arguments.port is None else arguments.port
         with serve(files, arguments.address, token, writable=arguments.writable, port=port) as server, _terminable():
-            if arguments.record:
-                server.record(arguments.record)
+            recorder = server.record(arguments.record) if arguments.record else None
             stats = server.stats()
             _announce(stats, arguments)
             try:
-                server.wait()
+                _wait(server, recorder)
             except KeyboardInterrupt:
                 stats = server.stats()
                 note(f"\nserved {stats['accepted']} connections, {stats['device']['tx_bytes'] / 1e9:.1f} GB")
+        if recorder is not None:
+            if recorder.error is not None:
+                raise CommandError(f"{recorder.path}: the recording ends early: {recorder.error.strerror}")
+            note(f"recorded {recorder.records:,} records to {recorder.path}")
     return 0
+
+
+def _wait(server: Any, recorder: Any) -> None:
+    """Until the server ends; says it when the recording does before."""
+    from unpinned.cli._output import note
+
+    if recorder is not None:
+        while not server.wait(1.0):
+            if recorder.error is not None:
+                note(f"{recorder.path}: the recording ends early: {recorder.error.strerror}; serving goes on")
+                break
+    server.wait()
 
 
 def _files(arguments: argparse.Namespace) -> dict[str, Any]:

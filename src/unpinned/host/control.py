@@ -23,7 +23,7 @@ from unpinned.host import engine_words as E
 from unpinned.host.holes import cut
 from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.notify import invalidate
-from unpinned.host.recorder import counted, note
+from unpinned.host.recorder import counted, end_copies, note
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin
 from unpinned.paging.regions import region_close, region_open
@@ -205,6 +205,8 @@ def record(e, r, out):
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
     halt(e)
+    if e[E.E_RECORD]:
+        end_copies(e)
     e[E.E_RECORD + 1] = len(r)
     e[E.E_RECORD] = address_of(r) if len(r) else 0
     if len(r):

@@ -150,7 +150,8 @@ class Device:
         if self._ended:
             return True
         if self.recorder is not None:
-            self.recorder.stop()
+            with contextlib.suppress(OSError):  # its `error`, and the file, say so
+                self.recorder.stop()
         if not self.closed:
             control.revoke_regions(self.e, 0)
             self.closed = True

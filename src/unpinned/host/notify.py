@@ -34,7 +34,7 @@ from unpinned.hca import layout as L
 from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.lock import halt, lock, resume, unlock
-from unpinned.host.recorder import note
+from unpinned.host.recorder import end_copies, note
 from unpinned.host.userfaultfd import read_events
 from unpinned.host.wake import kick
 from unpinned.paging import layout as P
@@ -55,6 +55,8 @@ def invalidate(e, p, start, end, cause, region, now):
     The device stands still: no descriptor is ISSUED and no other invalidation is open, so the start never says WAIT or FULL
     (a finish after WAIT would be counted as a violation).
     """
+    if e[E.E_RECORD]:
+        end_copies(e)
     totals = p[P.TOTALS]
     zapped = p[totals + P.COUNT_PAGES_ZAPPED]
     flushes = p[totals + P.COUNT_FLUSHES]

@@ -1,11 +1,12 @@
 """Recording what a device does: small hooks in its kernels, a bounded ring, and a thread that carries it to a file.
 
-Off, a hook is one load and one branch a burst. On, it is a record for each run of neighbouring copies, fault, chunk and
-invalidation (`recording.layout`). The order of the records is the order of the steps: copies are noted before the notifier
-may go on, everything else under the device lock.
+Off, a hook is one load and one branch a burst. On, it is a record for each run of copies of a message, for each step of a fault
+and for each invalidation (`recording.layout`). The order of the records is the order of the steps: what copies found in the
+table is noted before an invalidation may take it out, everything else under the device lock.
 
 The thread needs the GIL, the hooks do not: while an application keeps the GIL the ring fills (262,144 records, 16 MiB), and
-what finds no room is lost and counted, in the file too. Nobody waits for the recorder.
+what finds no room is lost and counted, in the file too. Nobody waits for the recorder. A process that is killed loses the last
+second.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from unpinned.paging import layout as P
 from unpinned.recording import layout as R
 from unpinned.recording.file import Writer
 from unpinned.recording.layout import Words
-from unpinned.recording.ring import put, take
+from unpinned.recording.ring import end_runs, put, put_run, take
 
 if TYPE_CHECKING:
     from unpinned.host.device import Device
 
 CAPACITY: Final = 1 << 18
-DRAIN_S: Final = 0.02
+DRAIN_S: Final = 0.1
+WHOLE_DRAINS: Final = 10
 LOW32 = 0xFFFFFFFF
 
 
@@ -75,7 +77,7 @@ def note_copies(e, h, p, now):
             d += P.DMA_WORDS
         if state == P.DMA_DONE:
             q = token & LOW32
-            put(r, R.ACCESS, now, start, end - start, message_left(h, q, op, end), op, q)
+            put_run(r, q, op, start, end, message_left(h, q, op, end), now)
     return 0
 
 
@@ -121,6 +123,12 @@ def note(e, kind, time, a, b, c, d, last):
 
 
 @kernel
+def end_copies(e):
+    """What the open runs of copies hold, into the ring. The device is halted."""
+    return end_runs(words_at(e[E.E_RECORD], e[E.E_RECORD + 1]))
+
+
+@kernel
 def counted(e, p, out):
     """All counters of the block, and behind them how far the ring has come. Lock held: they belong together."""
     for i in range(P.COUNT_WORDS):
@@ -135,7 +143,11 @@ def counted(e, p, out):
 
 
 class Recorder:
-    """Records one device to a file from now on, until `stop`. Raises OSError when the file cannot be written."""
+    """Records one device to a file from now on, until `stop`.
+
+    Raises OSError when the file cannot be written, or should not be (`recording.file.Writer`). When that happens later, the
+    recording ends, whole up to there; the device goes on. `error` says so, `stop` raises it.
+    """
 
     def __init__(self, device: Device, path: str | Path) -> None:
         self._device, self._pid = device, os.getpid()
@@ -144,22 +156,37 @@ class Recorder:
         self._stop = threading.Event()
         self.path = Path(path)
         self.active = True
+        self.error: OSError | None = None
         self._before = _counters()
         _control().record(device.e, self._ring, self._before)
         self._thread = threading.Thread(target=self._carry, name=f"unpinned-recorder-{device.address}", daemon=True)
         self._thread.start()
 
+    @property
+    def records(self) -> int:
+        """Records in the file so far."""
+        return self._writer.records
+
     def stop(self) -> int:
-        """End the recording and close its file; how many records it has. Idempotent; nothing in a forked child."""
-        if not self.active or os.getpid() != self._pid:
+        """End the recording and close its file; how many records it has. Idempotent; nothing in a forked child.
+
+        Raises OSError when it could not be written to its end.
+        """
+        if os.getpid() != self._pid or not self.active:
             return self._writer.records
         self.active = False
         now = _counters()
         _control().record(self._device.e, self._ring[:0], now)
         self._stop.set()
         self._thread.join()
-        self._writer.add(take(self._ring))
-        self._writer.close(self._sums(now))
+        if self.error is None:
+            try:
+                self._writer.add(take(self._ring))
+                self._writer.close(self._sums(now))
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            raise OSError(self.error.errno, f"the recording ends early: {self.error.strerror}", str(self.path))
         return self._writer.records
 
     def _sums(self, now: Words) -> dict[str, Any]:
@@ -169,8 +196,23 @@ class Recorder:
         return {"totals": totals, "lost": int(self._ring[R.RING_LOST])}
 
     def _carry(self) -> None:
+        """Take what is in the ring, ten times a second; once a second, make the file whole."""
+        drains = 0
         while not self._stop.wait(DRAIN_S):
-            self._writer.add(take(self._ring))
+            drains += 1
+            try:
+                if drains % WHOLE_DRAINS:
+                    self._writer.add(take(self._ring))
+                else:
+                    now = _counters()
+                    _control().recorded(self._device.e, now)
+                    self._writer.add(take(self._ring, int(now[P.COUNT_WORDS])))
+                    self._writer.flush(self._sums(now))
+            except OSError as error:
+                self.error = error
+                _control().record(self._device.e, self._ring[:0], _counters())
+                self._writer.abandon(error)
+                return
 
 
 def _counters() -> Words:

@@ -109,5 +109,6 @@ def write(recording: Recording, path: str | Path) -> int:
     """Write the timeline; how many events."""
     made = list(events(recording))
     made.sort(key=lambda event: event.get("ts", -1.0))
-    Path(path).write_text(json.dumps({"traceEvents": made, "displayTimeUnit": "ns"}))
+    with open(path, "w") as file:
+        json.dump({"traceEvents": made, "displayTimeUnit": "ns"}, file)
     return len(made)

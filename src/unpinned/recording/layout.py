@@ -23,7 +23,7 @@ D: Final = 6
 E: Final = 7
 WORDS: Final = 8
 
-#: a run of bytes that one queue pair's copies touched in one burst: A first address, B length, C what is left of the message
+#: a run of bytes of one message that one queue pair's copies touched within a millisecond (TIME: the first): A first address, B length, C what is left of the message
 #: behind it, D direction (paging's OP_*), E queue pair
 ACCESS: Final = 1
 #: a fault began (TIME: when its request came): A start, B end of what was asked for, C its slot, D region or -1, E FAULT_* bits
@@ -52,12 +52,21 @@ FAULT_PREFETCH: Final = 2
 FAULT_RESIDENT: Final = 4
 FAULT_LATER: Final = 8  #: too many to look at: this one is LISTED later
 
-# --- the ring ------------------------------------------------------------------------------------------------------------
+# --- the ring: what its writers, its reader and nobody change lie in lines of their own ---------------------------------------
 RING_CAPACITY: Final = 0  #: records, a power of two
-RING_HEAD: Final = 1  #: number of the next record to be taken by a writer
-RING_TAIL: Final = 2  #: number of the next record to be read
-RING_LOST: Final = 3  #: records that found no room
-RING_RECORDS: Final = 8  #: first record
+RING_HEAD: Final = 8  #: number of the next record to be taken by a writer
+RING_LOST: Final = 9  #: records that found no room
+RING_TAIL: Final = 16  #: number of the next record to be read
+RING_OPEN: Final = 24  #: OPEN_RUNS runs of copies that may go on, by queue pair; the driver's, or of one who has halted it
+OPEN_RUNS: Final = 8
+OPEN_QP: Final = 0  #: queue pair + 1, 0: none
+OPEN_OP: Final = 1
+OPEN_START: Final = 2
+OPEN_END: Final = 3
+OPEN_LEFT: Final = 4  #: of the message
+OPEN_SINCE: Final = 5
+OPEN_WORDS: Final = 8
+RING_RECORDS: Final = RING_OPEN + OPEN_RUNS * OPEN_WORDS  #: first record
 
 
 def create(capacity: int) -> Words:

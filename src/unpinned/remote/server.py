@@ -20,6 +20,7 @@ from collections.abc import Mapping as Map
 from dataclasses import dataclass
 from typing import Any, Self
 
+from unpinned.host.recorder import Recorder
 from unpinned.host.udp import parse_address as resolve
 from unpinned.remote.addresses import DEFAULT_PORT, Address, is_loopback
 from unpinned.remote.admission import Admission, Limits
@@ -71,9 +72,13 @@ class Server:
         """What clients connect to: HOST:PORT."""
         return str(self._address)
 
-    def record(self, path: str | os.PathLike[str]) -> None:
-        """Record what the device does, for ``unpinned replay``, until the server closes. OSError: the file cannot be written."""
-        self._regions.context.device.record(os.fspath(path))
+    def record(self, path: str | os.PathLike[str]) -> Recorder:
+        """Record what the device does, for ``unpinned replay``, until the server closes.
+
+        OSError: the file cannot be written, or should not be (it is something else than a recording, or somebody writes to it).
+        When that comes later, the recording ends, its ``error`` says why, and the server goes on.
+        """
+        return self._regions.context.device.record(os.fspath(path))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until it is closed (by another thread, or Ctrl-C), at most *timeout* seconds; whether it is."""
