@@ -2,6 +2,8 @@
 
 import errno
 import mmap
+import os
+import resource
 import time
 
 import numpy as np
@@ -81,6 +83,48 @@ def test_one_recording_at_a_time_and_a_new_one_after_it(tmp_path):
         first.stop()
         context.device.record(tmp_path / "2")
     assert file.read(tmp_path / "1").end["lost"] == file.read(tmp_path / "2").end["lost"] == 0
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_device(tmp_path):
+    random, before = np.random.default_rng(1), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pair(buffer=1 << 20) as (a, b), v.MR(b.pd, empty(64 * PAGE, np.uint8), ALL) as mr:
+        device = b.context.device
+        recorder = device.record(tmp_path / "full")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(tmp_path / "full") + 2_000, before[1]))
+        try:
+            traffic(a, mr, random, 400, 64)
+            until = time.monotonic() + 30
+            while recorder.active and time.monotonic() < until:
+                time.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert recorder.error.errno == errno.EFBIG
+        traffic(a, mr, random, 20, 64)
+        again = device.record(tmp_path / "more")  # there is room again
+        traffic(a, mr, random, 20, 64)
+        with pytest.raises(OSError, match="the recording ends early: .*full"):
+            recorder.stop()
+        traffic(a, mr, random, 20, 64)
+        again.stop()
+    assert file.read(tmp_path / "full").end["stopped"] == os.strerror(errno.EFBIG)
+    assert sum(file.read(tmp_path / "more").of(R.ACCESS)[:, R.C] == 0) == 40  # one a message
+
+
+def test_a_recording_is_whole_while_it_is_written(tmp_path):
+    """What a kill leaves: up to a second ago."""
+    random = np.random.default_rng(1)
+    with pair(buffer=1 << 20) as (a, b), v.MR(b.pd, empty(64 * PAGE, np.uint8), ALL) as mr:
+        recorder = b.context.device.record(path := tmp_path / "live.rec")
+        assert len(file.read(path, partial=True).records) == 0
+        traffic(a, mr, random, 50, 64)
+        until = time.monotonic() + 30
+        while recorder.records == 0 and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.05)
+        found = file.read(path, partial=True)
+        recorder.stop()
+    assert len(found.of(R.ACCESS)) == 50
+    assert replay(found).stopped == "the file was cut off"
 
 
 def test_a_file_that_cannot_be_written_is_an_oserror(tmp_path):

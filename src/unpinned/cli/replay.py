@@ -63,6 +63,8 @@ def _render(live: Any, others: list[Any]) -> str:
     lines = [
         f"{live.records:,} records, {live.seconds:.1f} s: {live.accesses:,} runs of copies, {live.bytes / 1e9:.2f} GB",
     ]
+    if live.stopped:
+        lines.append(f"the recording ends early: {live.stopped}")
     if live.lost:
         lines.append(f"{live.lost:,} records were lost for want of room: predictions are too low")
     lines += ["", f"{'':<24}{'recorded':>12}{'predicted':>12}{'difference':>12}"]

@@ -90,6 +90,7 @@ def apply(e, h, p, kind, start, end, now):
             revoke(p, h[mr + L.MR_REGION], low + delta, high + delta)
             h[mr + L.MR_HOLES] = 1
             if e[E.E_RECORD]:
+                end_copies(e)
                 note(e, R.REVOKE, now, low + delta, high + delta, 0, h[mr + L.MR_REGION], 0)
         invalidate(e, p, low + delta, high + delta, cause, h[mr + L.MR_REGION], now)
     return 0

@@ -152,15 +152,19 @@ class Recorder:
     def __init__(self, device: Device, path: str | Path) -> None:
         self._device, self._pid = device, os.getpid()
         self._ring = R.create(CAPACITY)
-        self._writer = Writer(path, _header(device))
+        self._before = _counters()
+        self._writer = Writer(path, _header(device), self._sums(self._before))
         self._stop = threading.Event()
         self.path = Path(path)
-        self.active = True
         self.error: OSError | None = None
-        self._before = _counters()
         _control().record(device.e, self._ring, self._before)
         self._thread = threading.Thread(target=self._carry, name=f"unpinned-recorder-{device.address}", daemon=True)
         self._thread.start()
+
+    @property
+    def active(self) -> bool:
+        """Something is still recorded: neither stopped nor ended by an error."""
+        return self.error is None and not self._stop.is_set()
 
     @property
     def records(self) -> int:
@@ -172,14 +176,13 @@ class Recorder:
 
         Raises OSError when it could not be written to its end.
         """
-        if os.getpid() != self._pid or not self.active:
+        if os.getpid() != self._pid or self._stop.is_set():
             return self._writer.records
-        self.active = False
-        now = _counters()
-        _control().record(self._device.e, self._ring[:0], now)
         self._stop.set()
         self._thread.join()
-        if self.error is None:
+        if self.error is None:  # else the device may have another recorder by now
+            now = _counters()
+            _control().record(self._device.e, self._ring[:0], now)
             try:
                 self._writer.add(take(self._ring))
                 self._writer.close(self._sums(now))
@@ -209,9 +212,9 @@ class Recorder:
                     self._writer.add(take(self._ring, int(now[P.COUNT_WORDS])))
                     self._writer.flush(self._sums(now))
             except OSError as error:
-                self.error = error
                 _control().record(self._device.e, self._ring[:0], _counters())
                 self._writer.abandon(error)
+                self.error = error
                 return
 
 

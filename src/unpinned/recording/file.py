@@ -7,8 +7,8 @@
     "DONE"      u32 n  n bytes of JSON (the same, of all)  u32 CRC-32 of it
 
 Little-endian. A column is the differences of one word from record to record, each of so many bytes (0, 1, 2, 4, 8) as its width
-says. Sums follow every few blocks, so that a file whose writer was killed is whole up to the last of them. A file without its
-end is refused, unless that part is asked for; so is one whose checksums do not hold, with where and what was expected. A record
+says. Sums come first of all and again every few blocks, so that a file whose writer was killed is whole up to the last of them. A
+file without its end is refused, unless that part is asked for; so is one whose checksums do not hold, with where and what was expected. A record
 costs 4 to 10 bytes.
 """
 
@@ -32,7 +32,7 @@ from unpinned.recording import layout as R
 from unpinned.recording.layout import Words
 
 MAGIC: Final = b"unpinrec"
-VERSION: Final = 2
+VERSION: Final = 3
 BLOCK: Final = b"BLCK"
 SUMS: Final = b"SUMS"
 END: Final = b"DONE"
@@ -72,14 +72,14 @@ class Recording:
 
 
 class Writer:
-    """Writes a recording as records come. `close` makes it whole.
+    """Writes a recording as records come. `flush` with sums makes it whole so far, `close` altogether.
 
     Raises:
         OSError: EBUSY while somebody else writes to the file, EEXIST when it is there and no recording, EINVAL when it is not a
             regular file, and what the system says. What was whole before stays so.
     """
 
-    def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, header: dict[str, Any], sums: dict[str, Any] | None = None) -> None:
         self._file = _open(path)
         self._waiting: list[Words] = []
         self._count = 0
@@ -90,6 +90,7 @@ class Writer:
         head = MAGIC + struct.pack("<HHI", VERSION, 0, len(text)) + text
         try:
             self._write(head + struct.pack("<I", zlib.crc32(head)))
+            self.flush(sums)
         except OSError:
             os.close(self._file)
             raise

@@ -67,6 +67,8 @@ class Replay:
     unserved: int
     refused: int
     figures: list[Prediction]
+    stopped: str = ""
+    """Why the recording ends early, if it does."""
     blind_faults: int | None = None
     """Faults predicted from the copies alone, without being told which requests had to wait."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -132,7 +134,7 @@ def replay(recording: Recording, policy: StudyPolicy | None = None) -> Replay:
     return Replay(
         policy=chosen.name, records=len(records), lost=int(recording.end.get("lost", 0)), seconds=round(recording.seconds, 3),
         accesses=int(o[replay_faults.O_ACCESSES]), bytes=int(o[replay_faults.O_BYTES]), unserved=int(o[replay_faults.O_UNSERVED]),
-        refused=int(o[replay_faults.O_REFUSED]), figures=_figures(recording, played), blind_faults=blind,
+        refused=int(o[replay_faults.O_REFUSED]), stopped=str(recording.end.get("stopped", "")), figures=_figures(recording, played), blind_faults=blind,
         requests=_requests(records), worst=_worst(records), off=_off(records),
     )  # fmt: skip
 

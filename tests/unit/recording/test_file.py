@@ -1,8 +1,14 @@
 """Files: what is written is read; what is cut off, damaged or foreign is refused, and says what was expected."""
 
+import errno
 import json
+import os
 import random
+import resource
+import signal
 import struct
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -38,7 +44,7 @@ def test_what_is_written_is_read(tmp_path, sizes):
 
 
 def test_every_cut_is_refused(tmp_path):
-    whole = written(tmp_path / "a", records(50)).read_bytes()
+    whole = written(tmp_path / "a", records(12)).read_bytes()
     cut = tmp_path / "cut"
     for length in range(len(whole)):
         cut.write_bytes(whole[:length])
@@ -46,8 +52,130 @@ def test_every_cut_is_refused(tmp_path):
             file.read(cut)
 
 
+def test_what_is_whole_of_a_cut_file_is_read_when_asked_for(tmp_path):
+    writer = file.Writer(tmp_path / "a", {}, {"n": 0})
+    parts, whole, counts = [records(size, size) for size in (3, 8, 1)], [os.path.getsize(tmp_path / "a")], [0]
+    for part in parts:
+        writer.add(part)
+        writer.flush({"n": counts[-1] + len(part)})
+        whole.append(os.path.getsize(tmp_path / "a"))
+        counts.append(counts[-1] + len(part))
+    writer.close({"n": 12})
+    data, cut = (tmp_path / "a").read_bytes(), tmp_path / "cut"
+    for length in range(whole[0], len(data)):
+        cut.write_bytes(data[:length])
+        expected = counts[np.searchsorted(whole, length, side="right") - 1]
+        with pytest.raises(file.RecordingError, match=f"cut off at byte .*; {expected} records before it are whole"):
+            file.read(cut)
+        found = file.read(cut, partial=True)
+        assert np.array_equal(found.records, np.concatenate(parts)[:expected])
+        assert found.end == {"n": expected, "stopped": "the file was cut off"}
+    cut.write_bytes(data[: whole[0] - 1])
+    with pytest.raises(file.RecordingError, match="nothing before it is whole"):
+        file.read(cut, partial=True)
+    assert "stopped" not in file.read(tmp_path / "a", partial=True).end
+
+
+def test_a_damaged_file_is_refused_even_in_part(tmp_path):
+    writer = file.Writer(tmp_path / "a", {}, {})
+    writer.add(records(20))
+    writer.flush({})
+    writer.close({})
+    data = bytearray((tmp_path / "a").read_bytes())
+    data[data.index(file.BLOCK) + 20] ^= 1
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(file.RecordingError, match="checksum .* of a block"):
+        file.read(tmp_path / "a", partial=True)
+
+
+def test_a_writer_that_is_killed_leaves_what_was_whole(tmp_path):
+    path, made, cut = tmp_path / "a", records(5_000), 0
+    for moment in range(12):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                writer = file.Writer(path, {}, {"n": 0})
+                for n in range(1, 10_000):
+                    writer.add(made[(n - 1) * 50 % 5_000 :][:50])
+                    if n % 10 == 0:
+                        writer.flush({"n": 50 * n})
+            finally:
+                os._exit(1)
+        while not path.exists() or path.stat().st_size < 60:  # the header, and that nothing has been counted
+            time.sleep(0.0005)
+        time.sleep(moment * 0.0015)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with pytest.raises(file.RecordingError, match="cut off at byte"):
+            file.read(path)
+        found = file.read(path, partial=True)
+        assert len(found.records) == found.end["n"]
+        assert np.array_equal(found.records, np.resize(made, (found.end["n"], R.WORDS)))
+        cut += found.end["n"] > 0
+        path.unlink()
+    assert cut > 2
+
+
+@pytest.fixture
+def disk():
+    """A function that lets files grow to so many bytes and no more, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_the_file_and_it_says_so(tmp_path, disk):
+    path = tmp_path / "a"
+    writer = file.Writer(path, {}, {"n": 0})
+    writer.add(first := records(100))
+    writer.flush({"n": 100})
+    disk(os.path.getsize(path) + 1_000)
+    writer.add(records(1_000))
+    with pytest.raises(OSError, match="too large") as refused:
+        writer.close({"n": 1_100})
+    assert refused.value.errno == errno.EFBIG
+    found = file.read(path)
+    assert np.array_equal(found.records, first)
+    assert found.end == {"n": 100, "stopped": os.strerror(errno.EFBIG)}
+    writer.close({})
+
+
+def test_a_disk_without_any_room_leaves_what_was_whole(tmp_path, disk):
+    path = tmp_path / "a"
+    writer = file.Writer(path, {}, {"n": 0})
+    writer.add(records(100))
+    writer.flush({"n": 100})
+    disk(os.path.getsize(path))
+    with pytest.raises(OSError, match="too large"):
+        writer.close({})
+    assert len(file.read(path, partial=True).records) == 100
+
+
+def test_what_is_no_recording_is_never_written_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("chapter 1")
+    for begin in (file.claim, lambda path: file.Writer(path, {})):
+        with pytest.raises(FileExistsError, match="left alone"):
+            begin(tmp_path / "thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "chapter 1"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(OSError, match="regular file"):
+            file.claim(path)
+    file.claim(written(tmp_path / "old", records(3)))
+    assert os.path.getsize(tmp_path / "old") == 0
+    file.claim(tmp_path / "old")
+
+
+def test_two_do_not_write_to_one_file(tmp_path):
+    writer = file.Writer(tmp_path / "a", {})
+    with pytest.raises(BlockingIOError if errno.EBUSY == errno.EAGAIN else OSError, match="another device"):
+        file.Writer(tmp_path / "a", {})
+    writer.close({})
+    written(tmp_path / "a")
+
+
 def test_every_changed_byte_is_refused_or_harmless(tmp_path):
-    whole = written(tmp_path / "a", records(30)).read_bytes()
+    whole = written(tmp_path / "a", records(12)).read_bytes()
     right = file.read(tmp_path / "a").records
     bad = tmp_path / "bad"
     choose = random.Random(1)
@@ -77,8 +205,8 @@ def test_a_foreign_file_is_told_what_was_expected(tmp_path, data):
 
 def test_another_version_is_refused(tmp_path):
     path = tmp_path / "later"
-    path.write_bytes(file.MAGIC + struct.pack("<HHI", 1, 0, 2) + b"{}")
-    with pytest.raises(file.RecordingError, match="version 1 of the format, expected 2"):
+    path.write_bytes(file.MAGIC + struct.pack("<HHI", 2, 0, 2) + b"{}")
+    with pytest.raises(file.RecordingError, match="version 2 of the format, expected 3"):
         file.read(path)
 
 
@@ -92,15 +220,27 @@ def test_a_block_that_claims_more_than_it_may_is_refused_before_it_is_read(tmp_p
 
 
 def test_a_compressed_bomb_is_not_unpacked(tmp_path):
-    import zlib
-
-    bomb = zlib.compress(bytes(50 << 20))
-    path = tmp_path / "bomb"
-    writer = file.Writer(path, {})
-    writer._file.write(file.BLOCK + struct.pack("<III", 1, len(bomb), zlib.crc32(bomb)) + bomb)
-    writer.close({})
-    with pytest.raises(file.RecordingError, match="expected 64"):
+    bomb = zlib.compress(bytes([8] * R.WORDS) + bytes(50 << 20))
+    path = written(tmp_path / "bomb")
+    end = path.read_bytes()
+    at = end.index(file.END)
+    path.write_bytes(end[:at] + file.BLOCK + struct.pack("<III", 1, len(bomb), zlib.crc32(bomb)) + bomb + end[at:])
+    with pytest.raises(file.RecordingError, match="65 bytes, expected 64"):
         file.read(path)
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0], [1, 100, 3], [5, -300, 5], [1 << 20, 0, 1], [-(1 << 63), (1 << 63) - 1, 0]])
+def test_a_column_of_any_width_is_read_back(tmp_path, values):
+    made = np.zeros((len(values), R.WORDS), np.int64)
+    made[:, R.KIND], made[:, R.A] = R.ACCESS, values
+    assert file.read(written(tmp_path / "a", made)).records[:, R.A].tolist() == values
+
+
+def test_a_kind_that_is_none_is_refused(tmp_path):
+    made = records(3)
+    made[1, R.KIND] = len(R.KINDS)
+    with pytest.raises(file.RecordingError, match=f"record 1 of the block is of kind {len(R.KINDS)}, expected"):
+        file.read(written(tmp_path / "a", made))
 
 
 def test_steady_streams_are_compact(tmp_path):

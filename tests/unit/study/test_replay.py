@@ -232,11 +232,24 @@ def test_the_command(tmp_path, capsys):
     writer = file.Writer(tmp_path / "a.rec", made.header)
     writer.add(made.records)
     writer.close(made.end)
-    assert main(["replay", str(tmp_path / "a.rec"), "--policy", "batching", "--chrome", str(tmp_path / "t.json")]) == 0
+    assert main(["replay", str(tmp_path / "a.rec"), "--policy", "batching", "--chrome-trace", str(tmp_path / "t.json")]) == 0
     out = capsys.readouterr().out
     assert "every prediction is within 5 %" in out
     assert max(map(len, out.splitlines())) < 80
     assert (tmp_path / "t.json").exists()
+
+
+def test_the_command_replays_a_part_when_asked_for(tmp_path, capsys):
+    made = recording(access(1 * MS, 3), read=1, installed=1)
+    writer = file.Writer(path := tmp_path / "a.rec", made.header)
+    writer.add(made.records)
+    writer.flush(made.end)
+    assert main(["replay", str(path)]) == 1
+    assert "2 records before it are whole: --partial replays them" in capsys.readouterr().err
+    assert main(["replay", str(path), "--partial"]) == 0
+    out = capsys.readouterr().out
+    assert "the recording ends early: the file was cut off" in out
+    assert "every prediction is within 5 %" in out
 
 
 def test_the_command_refuses_what_is_no_recording(tmp_path, capsys):
