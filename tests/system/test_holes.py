@@ -143,6 +143,7 @@ def test_neighbours_are_one_range(listed):
         (0x7000, 0x8000, [(0x1000, 0x7000)], [0x8000]),
         (0, 0x10000, [], []),
         (0x9000, 0xA000, [(0x1000, 0x9000)], []),
+        (0x4000, 0x4000, [(0x1000, 0x9000)], []),  # a look that found nothing there
     ],
 )
 def test_what_is_cut_off_faults_again(listed, start, end, left, zapped):

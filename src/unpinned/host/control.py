@@ -200,7 +200,7 @@ def open_region(e, mr, s):
 def record(e, r, out):
     """The hooks write to ring ``r`` from now on (one of no words: to none); what is counted at that moment goes into ``out``.
 
-    The page table is emptied before the first record, so that all that is in it comes from what is in the recording.
+    The page table and the list of holes are emptied before the first record: all that is in them comes from what is recorded.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
@@ -211,6 +211,7 @@ def record(e, r, out):
     e[E.E_RECORD] = address_of(r) if len(r) else 0
     if len(r):
         zap_range(p, 0, 1 << 62)
+        cut(words_at(e[E.E_COPY], e[E.E_COPY + 1]), p, 0, 1 << 62)
         for i in range(h[L.H_MR_LIVE]):
             mr = h[L.H_MR_BASE] + i * L.MR_WORDS
             if h[mr + L.MR_STATE]:

@@ -63,6 +63,8 @@ def remember(s, p, file, start, end):
 @kernel
 def cut(s, p, start, end):
     """Nothing of [start, end) is a hole any more. Device lock held."""
+    if start >= end:
+        return 0
     listed = 0
     for i in range(s[L.COPY_HOLED]):
         at = L.COPY_HOLES + i * L.HOLE_WORDS

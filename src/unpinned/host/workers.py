@@ -89,7 +89,8 @@ def serve(e, h, p, slot):
         elif c[H.COPY_HOLED]:
             cut(c, p, start, end)
         if e[E.E_RECORD]:
-            note(e, R.CHUNK, monotonic_ns(), start, end, error, number(p, slot), nobody_waits(p, slot))
+            how = nobody_waits(p, slot) | (R.CHUNK_HOLE if hole else 0)
+            note(e, R.CHUNK, monotonic_ns(), start, end, error, number(p, slot), how)
         token = p[slot + P.FAULT_TOKEN]
         status = fault_commit(p, slot, error, monotonic_ns())
         wake_fault(h, token, slot)

@@ -7,9 +7,9 @@
     "DONE"      u32 n  n bytes of JSON (the same, of all)  u32 CRC-32 of it
 
 Little-endian. A column is the differences of one word from record to record, each of so many bytes (0, 1, 2, 4, 8) as its width
-says. Sums come first of all and again every few blocks, so that a file whose writer was killed is whole up to the last of them. A
-file without its end is refused, unless that part is asked for; so is one whose checksums do not hold, with where and what was expected. A record
-costs 4 to 10 bytes.
+says. Sums come first of all and again every few blocks, so that a file whose writer was killed is whole up to the last of
+them. A file without its end is refused, unless that part is asked for; so is one whose checksums do not hold, with where and
+what was expected. A record costs 4 to 10 bytes.
 """
 
 from __future__ import annotations

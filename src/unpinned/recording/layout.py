@@ -23,12 +23,12 @@ D: Final = 6
 E: Final = 7
 WORDS: Final = 8
 
-#: a run of bytes of one message that one queue pair's copies touched within a millisecond (TIME: the first): A first address, B length, C what is left of the message
-#: behind it, D direction (paging's OP_*), E queue pair
+#: a run of bytes of one message that one queue pair's copies touched within a millisecond (TIME: the first): A first address,
+#: B length, C what is left of the message behind it, D direction (paging's OP_*), E queue pair
 ACCESS: Final = 1
 #: a fault began (TIME: when its request came): A start, B end of what was asked for, C its slot, D region or -1, E FAULT_* bits
 FAULT: Final = 2
-#: a worker has brought pages in, or could not: A start, B end, C errno, D the fault's slot, E 1 when nobody waited any more
+#: a worker has brought pages in, or could not: A start, B end, C errno, D the fault's slot, E CHUNK_* bits
 CHUNK: Final = 3
 #: A start, B end, C cause, D region or -1, E what came of it (never given to the model): pages zapped * 2 + flushed
 INVALIDATE: Final = 4
@@ -36,7 +36,7 @@ INVALIDATE: Final = 4
 REVOKE: Final = 5
 #: A start, B end, C flags, D region, E 1 when it is pinned
 OPEN: Final = 6
-#: D region
+#: A start, B end, D region
 CLOSE: Final = 7
 #: the driver has looked at a fault's pages: A start, B end (with read-ahead), C up to where they were there, D the fault's slot,
 #: E 1 when nobody waited any more
@@ -51,6 +51,9 @@ FAULT_WRITE: Final = 1
 FAULT_PREFETCH: Final = 2
 FAULT_RESIDENT: Final = 4
 FAULT_LATER: Final = 8  #: too many to look at: this one is LISTED later
+
+CHUNK_NOBODY: Final = 1  #: waited for it any more
+CHUNK_HOLE: Final = 2  #: nothing is there: it is read through its file (host/holes.py)
 
 # --- the ring: what its writers, its reader and nobody change lie in lines of their own ---------------------------------------
 RING_CAPACITY: Final = 0  #: records, a power of two

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from unpinned.compiled import INTERPRETED
+from unpinned.host.layout import COPY_WORDS
 from unpinned.paging import layout as P
 from unpinned.paging.causes import Cause
 from unpinned.recording import layout as R
@@ -15,7 +16,7 @@ from unpinned.recording.file import Recording, RecordingError
 from unpinned.study import replay_faults, replaying
 from unpinned.study.policies import STUDY_POLICIES, StudyPolicy
 
-ENTRY: Final = ("unpinned.study.replaying", "replay", "wwww")
+ENTRY: Final = ("unpinned.study.replaying", "replay", "wwwww")
 BUCKETS: Final = 200
 WITHIN: Final = 0.05
 """How near a prediction must come."""
@@ -134,7 +135,8 @@ def replay(recording: Recording, policy: StudyPolicy | None = None) -> Replay:
     return Replay(
         policy=chosen.name, records=len(records), lost=int(recording.end.get("lost", 0)), seconds=round(recording.seconds, 3),
         accesses=int(o[replay_faults.O_ACCESSES]), bytes=int(o[replay_faults.O_BYTES]), unserved=int(o[replay_faults.O_UNSERVED]),
-        refused=int(o[replay_faults.O_REFUSED]), stopped=str(recording.end.get("stopped", "")), figures=_figures(recording, played), blind_faults=blind,
+        refused=int(o[replay_faults.O_REFUSED]), stopped=str(recording.end.get("stopped", "")),
+        figures=_figures(recording, played), blind_faults=blind,
         requests=_requests(records), worst=_worst(records), off=_off(records),
     )  # fmt: skip
 
@@ -163,7 +165,7 @@ def _play(recording: Recording, policy: StudyPolicy, cached: bool, blind: bool) 
     o[replay_faults.O_BLIND], o[replay_faults.O_SLOTS], o[replay_faults.O_REGIONS] = blind, slots, o.size - regions
     records = np.array(recording.records, np.int64, order="C")
     records[:, replaying.OUTCOME] = 0
-    replaying.replay(p, m, o, records.ravel())
+    replaying.replay(p, m, o, np.zeros(COPY_WORDS, np.int64), records.ravel())
     return _Played(p, o, records)
 
 

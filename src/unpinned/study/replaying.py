@@ -3,8 +3,9 @@
 Given, from the recording: which bytes each queue pair touched and when, and how much of its message was still to come; when a
 request that had to wait came; which prefetches were asked for; what the host's page table held when it was looked at, and when
 pages that were missing had come; for whom nobody waited any more; what the owner did (invalidations, regions that came and
-went). Predicted: for each request, whether the device's table has its pages; every fault, how far it looks and what it
-installs; every entry grown old or dropped; every flush. The device's page table is the real one (block p), the host's is a
+went); which chunks were holes of a file. Predicted: for each request, whether the device's table has its pages; every fault,
+how far it looks and what it installs; every entry grown old or dropped, for want of room in the list of holes too (block s, the
+live one); every flush. The device's page table is the real one (block p), the host's is a
 second block m used as a map of which pages are there.
 
 Flushes take no time; with a policy that defers, they come when they are due. How faults move: `replay_faults`.
@@ -16,6 +17,8 @@ invalidation, pages zapped * 2 + flushes, as in its last word, which is never re
 from __future__ import annotations
 
 from unpinned.compiled import kernel
+from unpinned.host.holes import cut, remember
+from unpinned.host.layout import COPY_HOLED
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin, fault_chunk
 from unpinned.paging.notifier import flush_due, invalidate_finish, invalidate_poll, invalidate_start
@@ -115,7 +118,7 @@ def requested(p, m, o, at, records):
 
 
 @kernel
-def looked(p, m, o, at, records):
+def looked(p, m, o, s, at, records):
     """What the host's page table held at that moment."""
     start = records[at + R.A]
     end = records[at + R.B]
@@ -125,6 +128,8 @@ def looked(p, m, o, at, records):
         install(m, start, upto, P.PRESENT, 0)
     if upto < end:
         zap_range(m, max(upto, start), max(upto, start) + PAGE)
+    if s[COPY_HOLED]:
+        cut(s, p, start, upto)
     slot = counterpart(p, o, records[at + R.D])
     if slot >= 0:
         if records[at + R.E]:
@@ -155,7 +160,7 @@ def taken(p, o, at, records):
 
 
 @kernel
-def populated(p, m, o, at, records):
+def populated(p, m, o, s, at, records):
     """A worker brought pages in, or could not."""
     start = records[at + R.A]
     end = records[at + R.B]
@@ -163,9 +168,13 @@ def populated(p, m, o, at, records):
     now = records[at + R.TIME]
     if error == 0:
         install(m, start, end, P.PRESENT, 0)
+    if records[at + R.E] & R.CHUNK_HOLE:
+        remember(s, p, 1 + region_of(p, start, end), start, end)
+    elif s[COPY_HOLED]:
+        cut(s, p, start, end)
     slot = counterpart(p, o, records[at + R.D])
     if slot >= 0:
-        if records[at + R.E]:
+        if records[at + R.E] & R.CHUNK_NOBODY:
             abandon(p, slot)
         if p[slot + P.FAULT_STATE] == P.FAULT_RUNNING:
             if p[slot + P.FAULT_CHUNK_END] or fault_chunk(p, slot):
@@ -198,7 +207,7 @@ def invalidated(p, m, o, at, records):
 
 
 @kernel
-def replay(p, m, o, records):
+def replay(p, m, o, s, records):
     """Every record, in order; -> how many."""
     count = len(records) // R.WORDS
     for i in range(count):
@@ -211,13 +220,13 @@ def replay(p, m, o, records):
         elif kind == R.FAULT:
             requested(p, m, o, at, records)
         elif kind == R.LOOKED:
-            looked(p, m, o, at, records)
+            looked(p, m, o, s, at, records)
         elif kind == R.LISTED:
             listed(p, m, o, at, records)
         elif kind == R.TAKEN:
             taken(p, o, at, records)
         elif kind == R.CHUNK:
-            populated(p, m, o, at, records)
+            populated(p, m, o, s, at, records)
         elif kind == R.INVALIDATE:
             invalidated(p, m, o, at, records)
         elif kind == R.REVOKE:
@@ -226,6 +235,7 @@ def replay(p, m, o, records):
             region_open(p, records[at + R.D], records[at + R.A], records[at + R.B], records[at + R.C])
             o[o[O_REGIONS] + records[at + R.D]] = records[at + R.E]
         elif kind == R.CLOSE:
+            cut(s, p, records[at + R.A], records[at + R.B])
             region_close(p, records[at + R.D])
     if p[P.DEFERRAL_COUNT] and p[P.FLUSHING] == 0:
         flush(p, p[P.FLUSH_SINCE])  # what is still owed when the recording ends

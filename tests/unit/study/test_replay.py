@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unpinned.cli import main
+from unpinned.host.layout import HOLES
 from unpinned.paging import layout as P
 from unpinned.recording import file
 from unpinned.recording import layout as R
@@ -82,8 +83,8 @@ def taken(time, first, count=1, slot=0):
     return (R.TAKEN, time, first * PAGE, (first + count) * PAGE, slot, 0, 0)
 
 
-def came(time, first, count=1, slot=0, error=0, nobody=0):
-    return (R.CHUNK, time, first * PAGE, (first + count) * PAGE, error, slot, nobody)
+def came(time, first, count=1, slot=0, error=0, how=0):
+    return (R.CHUNK, time, first * PAGE, (first + count) * PAGE, error, slot, how)
 
 
 def invalidation(time, cause, first=0, count=8, became=0):
@@ -125,7 +126,7 @@ def test_a_fault_under_way_when_its_range_is_unmapped_installs_what_the_next_inv
 
 
 def test_a_fault_that_nobody_waits_for_any_more_installs_nothing():
-    for rows in ([looked(2 * MS, 0, there=1, nobody=1)], [looked(2 * MS, 0), taken(2 * MS, 0), came(3 * MS, 0, nobody=1)]):
+    for rows in ([looked(2 * MS, 0, there=1, nobody=1)], [looked(2 * MS, 0), taken(2 * MS, 0), came(3 * MS, 0, how=R.CHUNK_NOBODY)]):
         found, _ = predicted(fault(1 * MS, 0), *rows)
         assert found["pages installed"] == 0
 
@@ -166,6 +167,32 @@ def test_a_revoked_range_serves_nobody():
     revoked = (R.REVOKE, 1 * MS, 0, 8 * PAGE, 0, 0, 0)
     _, result = predicted(revoked, access(2 * MS, 3))
     assert result.unserved == 1
+
+
+def hole(time, first, count, region=0):
+    began = [fault(time, first, count, region=region), looked(time, first, count), taken(time, first, count)]
+    return [*began, came(time, first, count, how=R.CHUNK_HOLE)]
+
+
+def test_a_hole_that_the_owner_writes_into_is_a_hole_no_more_and_its_smaller_rest_a_fault():
+    written = [fault(2 * MS, 2, 1, flags=R.FAULT_WRITE), looked(2 * MS, 2), taken(2 * MS, 2), came(2 * MS, 2)]
+    found, result = predicted(*hole(1 * MS, 0, 8), *written, access(3 * MS, 3, 5), access(3 * MS, 2), access(3 * MS, 0, 2))
+    assert (found["faults for read"], found["faults for write"]) == (2, 1)
+    assert result.requests["predicted only"] == 1
+
+
+def test_a_look_that_finds_nothing_in_a_hole_leaves_it():
+    found, _ = predicted(*hole(1 * MS, 0, 8), *hole(30 * MS, 3, 1), access(31 * MS, 3), access(15 * MS, 0, 8))
+    assert found["faults"] == 2
+
+
+def test_there_is_room_for_so_many_holes():
+    pages = [(R.OPEN, 0, 64 * PAGE, 1000 * PAGE, 0, 1, 0)]
+    for first in range(100, 100 + 2 * HOLES + 1, 2):
+        pages += hole(1 * MS, first, 1, region=1)
+    found, result = predicted(*pages, access(2 * MS, 100), access(2 * MS, 102))
+    assert result.requests["predicted only"] == 1
+    assert found["faults"] == HOLES + 2
 
 
 def test_another_policy_batches_the_flushes():
