@@ -33,11 +33,15 @@ def not_ready_first(h, q):
 
 @kernel
 def owed(h, q):
-    """Whether an answer may go out now: none overtakes the responses of the READ under way."""
+    """Whether an answer may go out now: none overtakes the responses of the READ under way.
+
+    A NAK of a PSN among these was owed before the wire brought a copy of that READ: behind the responses it would be stale, and what
+    was dropped with it never asked for.
+    """
     if h[q + L.QP_NOT_READY] == 0 and h[q + L.QP_REPLY] == 0:
         return False
     psn = h[q + L.QP_NOT_READY_PSN] if not_ready_first(h, q) else h[q + L.QP_REPLY_PSN]
-    return h[q + L.QP_BUSY] != L.BUSY_READ or psn < h[q + L.QP_READ_FIRST]
+    return h[q + L.QP_BUSY] != L.BUSY_READ or psn < h[q + L.QP_READ_END]
 
 
 @kernel

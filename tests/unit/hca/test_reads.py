@@ -81,6 +81,22 @@ def test_past_the_longest_park_the_peer_is_asked_to_come_again() -> None:
     end.quiet()
 
 
+def test_a_copy_of_the_read_does_not_hold_up_its_not_ready() -> None:
+    """Behind the responses to the copy it would be stale, and what it dropped be lost (I9; found by the swarm, seed 192400)."""
+    end = End(2)
+    end.fault_after = 50 * MS
+    source = end.buffer(2 * PAGE, pinned=False)
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end, park_ns=4 * MS)
+    request = read(peer, 100, source, 0, 2 * PAGE)
+    assert [a["psn"] for a in peer.give(request)] == [100, 101, 102, 103]
+    peer.now += 4 * MS
+    end.deliver([], peer.now)
+    answers = peer.give(request)
+    assert [a["psn"] for a in answers] == [104, 100, 101, 102, 103]
+    assert answers[0]["aeth"][0] & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR
+
+
 def test_a_fault_that_ends_as_its_park_does_is_served() -> None:
     end = End(2)
     end.fault_after = 4 * MS
