@@ -93,8 +93,9 @@ def set_host(w, host):
     p[P.TRACK] = (P.ACCESSED | P.DIRTY) * draw(w, 2) | P.CACHED * p[P.TLB]
     p[P.READ_AHEAD_BYTES] = 0 if draw(w, 2) else 8 * S.PAGE
     p[P.CHUNK_BYTES] = S.PAGE << draw(w, 3)
-    if draw(w, 4) == 0:
-        p[P.NODE_COUNT] = between(w, min(6, p[P.NODE_COUNT]), p[P.NODE_COUNT])  # room for what is under way at once
+    if draw(w, 4) == 0:  # a small table, with room for what is under way at once: two nodes a fault
+        nodes = 2 + min(2 * p[P.FAULT_CAPACITY], w[S.W_DIRECTIONS])
+        p[P.NODE_COUNT] = between(w, min(max(6, nodes), p[P.NODE_COUNT]), p[P.NODE_COUNT])
         p[P.NODE_FREE] = 1
     p[p[P.REGIONS] + P.REGION_FLAGS] = P.REGION_WRITE_BY_SCAN * w[S.C_BY_SCAN]
     row = w[S.W_POLICIES] + w[S.C_POLICY] * P.CAUSES * P.POLICY_WORDS
