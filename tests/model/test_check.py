@@ -15,7 +15,7 @@ from unpinned.check.search import Plan, answers
 from unpinned.check.worlds import SCENES, worlds_of
 from unpinned.model.search import explore
 from unpinned.paging.causes import MEANINGS, Cause, Verdict
-from unpinned.paging.policy import POLICIES
+from unpinned.paging.policy import POLICIES, Row
 
 pytestmark = pytest.mark.model
 
@@ -43,6 +43,19 @@ def test_with_an_exact_notifier_each_verdict_is_as_safe_as_its_cause_says() -> N
 def test_the_ready_made_policies_are_safe(name: str) -> None:
     cells = matrix.cells(POLICIES[name], modes=("exact", "spurious"))
     assert {answer.verdict for answer in ask(*cells).values()} == {"SAFE"}
+
+
+def test_a_host_that_keeps_no_obligation_is_refuted() -> None:
+    (answer,) = ask(*matrix.cells(None, [Cause.UNMAP], [Verdict.DEFER], ["exact"], keeps=False)).values()
+    assert answer.worst is not None and answer.worst.broke == "I1"
+    assert replay.trace_of(answer).command == "unpinned check --cause UNMAP --verdict DEFER --mode exact --careless"
+
+
+def test_what_is_refused_and_comes_again_finds_the_device_flushed() -> None:
+    """One try would be SAFE: a device that has the page cached refuses, and the kernel gives up."""
+    for cause in (Cause.MIGRATE, Cause.MERGE):
+        (again,) = [w for w in worlds_of(matrix.Cell(cause, Row(Verdict.DOWNGRADE), "unsleepable")) if w.name.endswith("again")]
+        assert explore(again).property == "I3"
 
 
 def test_blind_batching_is_refuted() -> None:

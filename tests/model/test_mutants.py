@@ -38,6 +38,7 @@ PINNED: dict[str, tuple[int, int, int]] = {
     "reclaim-twice-uncached": (1_433, 2_461, 43),
     "reclaim-deferred": (485, 972, 25),
     "unmap-deferred-twice": (324, 652, 24),
+    "soft-dirty-twice": (795, 1_728, 29),
     "discard-deferred": (518, 1_067, 24),
     "discard-bounded": (2_478, 5_510, 47),
     "discard-two-pages": (3_975, 8_948, 41),

@@ -9,8 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from unpinned.check import matrix, search, trace
-from unpinned.check.replay import make_trace, trace_of
-from unpinned.check.worlds import worlds_of
+from unpinned.check.replay import trace_of
 from unpinned.paging.causes import Cause, Verdict
 from unpinned.paging.policy import POLICIES, Policy, Row
 from unpinned.study import layout as S
@@ -58,7 +57,7 @@ class Evidence:
 
     quick: bool
     cells: dict[tuple[str, str, str], matrix.Answer] = field(default_factory=dict)
-    kinds: dict[str, Any] = field(default_factory=dict)  #: hca, vm, alias -> outcome of UNMAP in mode late
+    kinds: dict[str, Any] = field(default_factory=dict)  #: vm, alias -> answer of UNMAP in mode late
     unkept: Any = None  #: outcome of a deferral whose obligation the host does not keep
     unkept_trace: str = ""
     late_trace: str = ""
@@ -100,21 +99,14 @@ def gather(quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
 
 def _kinds(found: Evidence) -> None:
     """UNMAP, told late: what a copy that touches each kind of memory may still do; and a deferral without its obligation."""
-    limits = search.Plan(quick=found.quick).limits
-    late = matrix.Cell(Cause.UNMAP, Row(), "late")
-    (world,) = [world for world in worlds_of(late) if world.name.endswith("unmap-write")]
-    for kind in ("hca", "vm", "alias"):
-        seen = replace(world, name=f"late unmap, {kind}", device=kind, tlb=kind == "hca", file=kind == "alias")
-        found.kinds[kind] = search.explore_world(seen, limits)
-    deferred = matrix.Cell(Cause.UNMAP, Row(Verdict.DEFER, 2, 1_000), "exact")
-    worlds = [replace(world, keep=False) for world in worlds_of(deferred, quick=True)]
-    outcomes = [(search.explore_world(world, limits), world) for world in worlds]
-    broken = [(each, world) for each, world in outcomes if each.broke]
-    if broken:
-        found.unkept, world = min(broken, key=lambda pair: len(pair[0].path))
-        worst = found.unkept
-        title = "UNMAP, DEFER, the host keeps no obligation"
-        found.unkept_trace = trace.table(make_trace(title, world, worst.broke, worst.message, worst.path, worst.loop))
+    plan = search.Plan(processes=1)  # never the smallest only: those map nothing anew
+    for answer in search.answers([matrix.Cell(Cause.UNMAP, Row(), "late", kind) for kind in ("vm", "alias")], plan):
+        found.kinds[answer.cell.device] = answer
+    careless = matrix.Cell(Cause.UNMAP, Row(Verdict.DEFER, 2, 1_000), "exact", keeps=False)
+    (answer,) = search.answers([careless], search.Plan(quick=True, processes=1))
+    if answer.verdict == matrix.UNSAFE:
+        found.unkept = answer.worst
+        found.unkept_trace = trace.table(trace_of(answer))
 
 
 def _run(

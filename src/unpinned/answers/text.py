@@ -63,8 +63,11 @@ def _names(causes: Iterable[str]) -> str:
 
 def _head(found: Evidence) -> str:
     command = f"unpinned answers {'--quick ' if found.quick else ''}--out docs/answers.md"
-    hca, alias = found.kinds["hca"], found.kinds["alias"]
-    cure = "the same worlds are SAFE" if alias.verdict == "SAFE" else f"even there: {alias.verdict} {alias.broke}"
+    vm, alias = found.kinds["vm"], found.kinds["alias"]
+    cure = "the same worlds are SAFE" if alias.verdict == "SAFE" else f"even there: {alias.line()}"
+    remains = "nothing of it was found to break here"
+    if vm.worst is not None and vm.verdict == "UNSAFE":
+        remains = f"**{vm.worst.broke}** in {len(vm.worst.path)} steps (`{vm.cell.command}`)"
     return f"""
 # The four questions
 
@@ -77,19 +80,18 @@ This page is written by `{command}`: no figure in it was typed.
 
 Linux tells user space *late*: `userfaultfd` raises UNMAP after the tear-down. A device that keeps translations of frames cannot
 be made safe by any verdict then: {_names(f'{v} {_verdict(found, "UNMAP", v, "late")}' for v in ("NOW", "DEFER", "REFUSE_IF_BUSY"))}.
-The shortest trace ({len(hca.path)} steps for a write, the one below for a read):
+The shortest trace:
 
 ```
 {found.late_trace.strip()}
 ```
 
 The cure is not to use the application's mapping. Memory that is ours, and shared memory of the application, is reached through
-a mapping of our own of the same object: {cure} ({alias.states:,} states). Private memory of the application has no second
-mapping; there each copy goes through `process_vm_readv/writev` at its own address, so it obeys the page tables of that very
-moment and never
-touches a frame that was freed ({found.kinds['vm'].verdict}, {found.kinds['vm'].states:,} states). What remains there is a copy
-that lands in
-whatever the application has mapped at that address since; the live device counts these, and documents it.
+a mapping of our own of the same object: {cure} ({len(alias.outcomes)} worlds, {alias.states:,} states;
+`{alias.cell.command}`). Private memory of the application has no second mapping; there each copy goes through
+`process_vm_readv/writev` at its own address, so it obeys the page tables of that very moment and never touches a frame that was
+freed. What remains is a copy that lands in whatever the application has mapped at that address since: {remains}. The live device
+counts these, and documents it.
 """
 
 

@@ -56,11 +56,20 @@ class Cell:
     row: Row
     mode: str
     device: str = "hca"  #: what its copies go through: DEVICES
+    keeps: bool = True  #: the host keeps the obligations of deferral
 
     @property
     def name(self) -> str:
         kind = "" if self.device == "hca" else f"/{self.device}"
-        return f"{self.cause.name}/{self.row.verdict.name}/{self.mode}{kind}"
+        return f"{self.cause.name}/{self.row.verdict.name}/{self.mode}{kind}{'' if self.keeps else '/careless'}"
+
+    @property
+    def command(self) -> str:
+        """What asks it again; "" for a row that only a policy has."""
+        if self.row not in DEFAULT_ROWS:
+            return ""
+        more = ("" if self.device == "hca" else f" --device {self.device}") + ("" if self.keeps else " --careless")
+        return f"unpinned check --cause {self.cause.name} --verdict {self.row.verdict.name} --mode {self.mode}{more}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,18 @@ class Answer:
     def states(self) -> int:
         return sum(each.states for each in self.outcomes)
 
+    @property
+    def depth(self) -> int:
+        return max((each.depth for each in self.outcomes), default=0)
+
+    def line(self) -> str:
+        """The whole answer: how much was explored, and what decides."""
+        worst = self.worst
+        said = f"{len(self.outcomes)} worlds, {self.states:,} states, depth {self.depth}"
+        if worst and self.verdict == UNSAFE:
+            said = f"{worst.broke} after {len(worst.path)} steps in {worst.world} ({said})"
+        return f"{self.cell.name}: {self.verdict}: {said}{f'; cut: {worst.cut}' if worst and worst.cut else ''}"
+
     def brief(self) -> str:
         """At most seven characters: ``safe``, ``cut``, or what breaks and the trace's length, ``I1/9``, ``LIVE/15``."""
         worst = self.worst
@@ -120,7 +141,7 @@ class Answer:
             "worlds": len(self.outcomes),
             "states": self.states,
             "transitions": sum(each.transitions for each in self.outcomes),
-            "depth": max((each.depth for each in self.outcomes), default=0),
+            "depth": self.depth,
             "seconds": round(sum(each.seconds for each in self.outcomes), 3),
             "invariant": worst.broke if worst else "",
             "steps": len(worst.path) if worst else 0,
@@ -135,6 +156,7 @@ def cells(
     verdicts: Iterable[Verdict] = tuple(Verdict),
     modes: Iterable[str] = tuple(MODES),
     device: str = "hca",
+    keeps: bool = True,
 ) -> list[Cell]:
     """The questions to ask: of a policy its own rows, else every verdict that the model can honour, in every mode.
 
@@ -147,6 +169,8 @@ def cells(
         if device == "alias" and cause in NOT_SHARED:
             reason = f"{cause.name}: device alias: a shared object is neither copied on write nor merged"
             continue
+        # Who is told no cause gets a policy's verdict of UNKNOWN, whatever it says of the others.
+        asked = [mode for mode in modes if (mode == "blind" if cause is Cause.UNKNOWN else not policy or mode != "blind")]
         for row in rows:
             if cause is Cause.UNKNOWN and "blind" not in modes:
                 reason = "UNKNOWN: a notifier passes no cause in mode blind only"
@@ -154,7 +178,9 @@ def cells(
             if row.verdict not in MODEL.verdicts[cause]:
                 reason = f"{cause.name}: {row.verdict.name} is impossible: {MODEL.reasons[cause]}"
                 continue
-            found += [Cell(cause, row, mode, device) for mode in modes if cause is not Cause.UNKNOWN or mode == "blind"]
+            if not asked:
+                reason = f"{cause.name}: in mode blind a policy is asked for its verdict of UNKNOWN"
+            found += [Cell(cause, row, mode, device, keeps) for mode in asked]
     if not found:
         raise PolicyError(reason or "no cause, verdict or mode is left to check")
     return found

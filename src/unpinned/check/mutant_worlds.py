@@ -54,6 +54,9 @@ WORLDS: Final[dict[str, World]] = {
         ),
         _world("reclaim-deferred", (Op("RECLAIM"), Op("READ")), policy=_deferring(Cause.RECLAIM)),
         _world("unmap-deferred-twice", (Op("UNMAP"),), requests=(_AGAIN,), policy=_deferring(Cause.UNMAP)),
+        _world(
+            "soft-dirty-twice", (Op("SOFT_DIRTY"), Op("SOFT_DIRTY")), requests=(_AGAIN,), policy=_deferring(Cause.SOFT_DIRTY)
+        ),
         _world("discard-deferred", (Op("DISCARD"), Op("WRITE")), policy=_deferring(Cause.DISCARD)),
         _world(
             "discard-bounded", (Op("DISCARD", 0), Op("DISCARD", 1)), requests=(Request("READ", 0, 2),), pages=2,

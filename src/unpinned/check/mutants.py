@@ -114,6 +114,12 @@ _PAGING: Final = (
         world="unmap-deferred-twice", kills="I3",
     ),
     Mutant(
+        "fault-ignores-what-is-owed", "paging.collisions", "blocked",
+        "    return 1 if owed or is_active(p, start, end) else 0", "    return 1 if is_active(p, start, end) else 0",
+        "a fault makes an entry fresh whose flush is owed: what is cached anew while the flush runs survives it, and is taken for gone",
+        world="soft-dirty-twice", kills="I3",
+    ),
+    Mutant(
         "fault-beyond-the-region", "paging.faults", "fault_begin",
         "start < p[at + P.REGION_START] or end > p[at + P.REGION_END] or is_revoked(p, region, start, end)",
         "start < p[at + P.REGION_START] or is_revoked(p, region, start, end)",

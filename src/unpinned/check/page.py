@@ -33,6 +33,10 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margi
 dt { color: #64748b; } dd { margin: 0; }
 """
 
+READING = """Columns are actors and time runs down; a bar is something under way. On the right stands what each place holds after the
+step: <b>f1</b> is frame 1 (<b>w</b>: it may be written) and has one colour everywhere, <b>=30</b> is what a frame contains, <b>s1</b>
+a slot of the swap. Dashed: there, but not to be used; none: not mapped."""
+
 
 def html(trace: Trace) -> str:
     """The whole page."""
@@ -46,6 +50,7 @@ def html(trace: Trace) -> str:
 <p class="reason"><span class="verdict">{escape(trace.verdict)}</span> {escape(trace.reason)}</p>
 <h2>{len(trace.events)} steps, a shortest way</h2>
 <div class="card">{svg(trace)}</div>
+<p class="reason">{READING}</p>
 <h2>Step by step</h2>
 <div class="card"><table><tr><th></th><th>actor</th><th>step</th><th>answer</th><th>what changed</th></tr>
 {_rows(trace)}

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from unpinned.check import requests
 from unpinned.check.explain import reason
-from unpinned.check.matrix import Answer
+from unpinned.check.matrix import MODES, Answer
 from unpinned.check.picture import EMPTY, Groups, differences, picture, places, under_way
 from unpinned.check.trace import Cell, Event, Trace
 from unpinned.check.worlds import worlds_of
@@ -69,9 +69,10 @@ def states_of(world: World, numbers: Sequence[int]) -> list[Block]:
 
 
 def make_trace(
-    title: str, world: World, broke: str, message: str, numbers: Sequence[int], loop: int = -1, mutant: str = ""
-) -> Trace:
-    """Run the steps and describe each: who, what, what answer, what changed."""
+    title: str, world: World, broke: str, message: str, numbers: Sequence[int], loop: int = -1, mutant: str = "",
+    command: str = "",
+) -> Trace:  # fmt: skip
+    """Run the steps and describe each: who, what, what answer, what changed. command: what finds it again."""
     steps = replay(world, numbers)
     states = states_of(world, numbers)
     periods = [under_way(w) for w in states]
@@ -101,7 +102,7 @@ def make_trace(
         places=groups,
         roles=_roles(world),
         loop=loop,
-        command="unpinned check --replay FILE",
+        command=f"unpinned check --mutant {mutant}" if mutant else command,
         facts=_facts(world, mutant),
     )
 
@@ -165,11 +166,16 @@ def _facts(world: World, mutant: str) -> tuple[tuple[str, str], ...]:
     threads = "; ".join(f"{t}: " + ", then ".join(map(str, ops)) for t, ops in enumerate(world.threads))
     rows = ", ".join(f"{cause.name} = {row}" for cause, row in world.policy.rows.items() if str(row) != "NOW")
     facts = [
-        ("world", world.name), ("notifier", world.mode), ("policy", rows or "everything NOW"), ("threads", threads),
+        ("world", world.name), ("notifier", f"{world.mode}: {MODES[world.mode]}"),
+        ("policy", rows or "everything NOW"), ("threads", threads),
         ("requests", "; ".join(f"{r}: {request}" for r, request in enumerate(world.requests))),
-        ("memory", f"{world.pages} pages, {world.frames} frames, {world.slots} slots"),
+        ("memory", f"{_count(world.pages, 'page')}, {_count(world.frames, 'frame')}, {_count(world.slots, 'slot')}"),
     ]  # fmt: skip
     return tuple(facts + ([("mutant", mutant)] if mutant else []))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def trace_of(answer: Answer) -> Trace:
@@ -178,8 +184,9 @@ def trace_of(answer: Answer) -> Trace:
     assert worst is not None and worst.broke
     world = next(each for each in worlds_of(answer.cell) if each.name == worst.world)
     device = "" if answer.cell.device == "hca" else f", device {answer.cell.device}"
-    title = f"{answer.cell.cause.name}, {answer.cell.row.verdict.name}, notifier {answer.cell.mode}{device}"
-    return make_trace(title, world, worst.broke, worst.message, worst.path, worst.loop)
+    careless = "" if answer.cell.keeps else ", the host keeps no obligation"
+    title = f"{answer.cell.cause.name}, {answer.cell.row.verdict.name}, notifier {answer.cell.mode}{device}{careless}"
+    return make_trace(title, world, worst.broke, worst.message, worst.path, worst.loop, command=answer.cell.command)
 
 
 def again(kept: Trace) -> Trace:
@@ -195,7 +202,7 @@ def again(kept: Trace) -> Trace:
             raise ReplayError(f"step {number}: kept was {_line(old)!r}, now it is {_line(new)!r}: the code has changed")
     if len(kept.events) != len(made.events):
         raise ReplayError(f"step {len(made.events) + 1}: {len(kept.events)} were kept, {len(made.events)} can be taken")
-    return dataclasses.replace(made, reason=kept.reason)
+    return dataclasses.replace(made, reason=kept.reason, command=kept.command)
 
 
 def _request_again(kept: Trace) -> Trace:

@@ -86,7 +86,7 @@ def make_trace(request: Request, wrong: str, mutant: str) -> Trace:
     facts = (("region", f"bytes [{START}, {START + LENGTH}), pages of {1 << PAGE_SHIFT} bytes"), ("mutant", mutant))
     return Trace(
         f"mutant {mutant}", "KEYS", "a key opens its region's bytes, with its rights, and nothing else", world, (0,),
-        ("wire", "device"), (event,), command="unpinned check --replay FILE", facts=facts,
+        ("wire", "device"), (event,), command=f"unpinned check --mutant {mutant}", facts=facts,
     )  # fmt: skip
 
 

@@ -115,17 +115,19 @@ def _outcomes(work: Sequence[tuple[int, World]], limits: Limits, processes: int)
         return
     first, *rest = work
     yield first[0], explore_world(first[1], limits)  # loads the explorer, once, for all who are forked from here
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _end_on_interrupt) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _ignore_interrupts) as pool:
         try:
             yield from _shared(pool, rest, limits, 4 * processes)
         except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _end_on_interrupt() -> None:
-    """Ctrl-C reaches every process of the group: the parent says so, the others just end."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of the group: it is the parent that ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _shared(

@@ -65,6 +65,11 @@ def _one_by_one(name: str) -> Scene:
     return Scene("one-by-one", threads, (_write(0, 2),), {"pages": 2, "frames": 4, "touched": (0, 1), "chunk": 2})
 
 
+def _again(op: Op, **more: Any) -> Scene:
+    """Twice: what gives up when it is refused comes again, and finds the device flushed."""
+    return Scene("again", ((op, op),), (_read(), _write()), {"touched": (0,), **more})
+
+
 _WRITE: Final = _op("WRITE")
 
 SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
@@ -87,14 +92,26 @@ SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
         # Aging: a page that the device has used is spared once.
         Scene("aged", (2 * (_op("RECLAIM", 0, 1, 1),),), (_read(), _write()), {"touched": (0,)}),
     ),
-    Cause.MIGRATE: _scenes(_op("MIGRATE"), (_op("COLLAPSE", 0, 2),), _op("READ"), frames=4),
+    Cause.MIGRATE: (
+        *_scenes(_op("MIGRATE"), (_op("COLLAPSE", 0, 2),), _op("READ"), frames=4),
+        _again(_op("MIGRATE"), frames=4),
+        Scene("split", ((_op("SPLIT", 0, 2), _WRITE),), (_write(0, 2),), {"pages": 2, "touched": (0, 1)}),
+    ),
     Cause.COW: _scenes(_op("FORK"), (_op("FORK"), _op("WRITE", 0, 2)), _WRITE, frames=4),
     Cause.PROTECT: _scenes(_op("PROTECT"), (_op("PROTECT", 0, 2),), _op("PROTECT", 0, 1, 1), _WRITE),
-    Cause.SOFT_DIRTY: _scenes(_op("SOFT_DIRTY"), (_op("SOFT_DIRTY", 0, 2),), _WRITE),
-    Cause.MERGE: _scenes(_op("MERGE", 0, 1, 1), (_op("MERGE", 0, 1, 1),), _WRITE, pages=2, touched=(0, 1)),
-    Cause.RELEASE: _scenes(_op("EXIT"), (_op("EXIT"),)),
+    Cause.SOFT_DIRTY: (*_scenes(_op("SOFT_DIRTY"), (_op("SOFT_DIRTY", 0, 2),), _WRITE), _again(_op("SOFT_DIRTY"))),
+    Cause.MERGE: (
+        *_scenes(_op("MERGE", 0, 1, 1), (_op("MERGE", 0, 1, 1),), _WRITE, pages=2, touched=(0, 1)),
+        _again(_op("MERGE", 0, 1, 1), pages=2, frames=3, touched=(0, 1)),
+    ),
+    Cause.RELEASE: (
+        *_scenes(_op("EXIT"), (_op("EXIT"),)),
+        # The OOM reaper: another process is to die, and this one's page goes. It may never sleep.
+        Scene("reaper", ((_op("OOM"), _op("OOM")),), (_read(), _write()), {"touched": (0,)}),
+    ),
 }
-"""Reclaim and migration take one page at a time, as the kernel's do; huge-page collapse is the migration of a range."""
+"""Reclaim and migration take one page at a time, as the kernel's do; huge-page collapse is the migration of a range, a
+split one that moves nothing."""
 
 SOMETIMES: Final = (
     *(f"cause {cause.name}" for cause in Cause),
@@ -126,4 +143,6 @@ def _world(name: str, scene: Scene, policy: Policy, cell: Cell) -> World:
     threads = scene.threads
     if cell.mode == "spurious":
         threads = tuple(tuple(op for op in thread if op.name != "MAP") for thread in threads)
-    return World(name=name, threads=threads, requests=scene.requests, policy=policy, mode=cell.mode, **fields)
+    return World(
+        name=name, threads=threads, requests=scene.requests, policy=policy, mode=cell.mode, keep=cell.keeps, **fields
+    )  # fmt: skip

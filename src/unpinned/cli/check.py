@@ -25,6 +25,8 @@ unpinned check --mutant no-flush --html no-flush.html
 unpinned check --replay trace.json
 """
 
+LINES_MOST = 7  #: cells of a question that are answered in a line each, too
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask = parser.add_argument_group("what to ask")
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--verdict", metavar="NAME", action="append", help="only this verdict (may be repeated)")
     ask.add_argument("--mode", metavar="NAME", action="append", help="only this notifier mode (may be repeated)")
     ask.add_argument("--device", metavar="KIND", default="hca", help="hca (default), vm or alias: what copies go through")
+    ask.add_argument("--careless", action="store_true", help="the host frees at once what a deferral obliges it to hold")
     ask.add_argument("--quick", action="store_true", help="the smallest worlds only: seconds instead of minutes")
     ask.add_argument("--states", type=int, default=0, metavar="N", help="cut a world after so many states")
     ask.add_argument("--processes", type=int, default=0, metavar="N", help="worlds explored at once (one a core)")
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from unpinned.paging.policy import PolicyError
 
     _require_bounds(arguments)
-    verb = next((each for name, each in _INSTEAD.items() if getattr(arguments, name)), _matrix)
+    verb = next((each for name, each in _INSTEAD.items() if getattr(arguments, name) not in (None, False)), _matrix)
     try:
         return verb(arguments)
     except (PolicyError, WorldError, TraceError, ReplayError, MutantError) as error:
@@ -67,6 +70,10 @@ def _require_bounds(arguments: argparse.Namespace) -> None:
     for name, most in (("states", 1 << 31), ("processes", 1 << 10)):
         if not 0 <= getattr(arguments, name) <= most:
             raise CommandError(f"--{name} {getattr(arguments, name)}: must be between 1 and {most}")
+    for name in ("html", "trace"):
+        path = getattr(arguments, name)
+        if path is not None and (not path or not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
+            raise CommandError(f"--{name} {path!r}: no file can be made there")
 
 
 # --- the matrix --------------------------------------------------------------------------------------------------------
@@ -75,12 +82,22 @@ def _require_bounds(arguments: argparse.Namespace) -> None:
 def _matrix(arguments: argparse.Namespace) -> int:
     from unpinned.check import matrix
     from unpinned.check.search import Plan, answers
+    from unpinned.cli._output import note
 
     policy = _policy(arguments.policy)
-    asked = matrix.cells(policy, *_choices(arguments))
+    asked = matrix.cells(policy, *_choices(arguments), keeps=not arguments.careless)
     plan = Plan(arguments.quick, arguments.states, arguments.processes)
+    found: list[Any] = []
+    interrupted = False
     with _progress("worlds") as explored:
-        found = sorted(answers(asked, plan, explored), key=lambda answer: asked.index(answer.cell))
+        try:
+            for answer in answers(asked, plan, explored):
+                found.append(answer)  # one by one: what is there when it is interrupted counts
+        except KeyboardInterrupt:
+            if not found or arguments.json:
+                raise
+            interrupted = True
+    found.sort(key=lambda answer: asked.index(answer.cell))
     unsafe = [answer for answer in found if answer.verdict == matrix.UNSAFE]
     traced = unsafe[0] if unsafe and (len(asked) == 1 or arguments.html or arguments.trace) else None
     trace = _trace_of(traced) if traced else None
@@ -89,6 +106,9 @@ def _matrix(arguments: argparse.Namespace) -> int:
     else:
         _print_matrix(found, policy)
     _deliver(arguments, trace, shown=not arguments.json)
+    if interrupted:
+        note(f"unpinned check: interrupted: {len(found)} of {len(asked)} cells were answered")
+        return 130
     return 1 if unsafe and (policy or len(asked) == 1) else 0
 
 
@@ -100,7 +120,10 @@ def _policy(named: str | None) -> Any:
     if named in POLICIES and not Path(named).exists():
         return POLICIES[named]
     try:
-        return Policy.loads(Path(named).read_text(encoding="utf-8"))
+        text = Path(named).read_text(encoding="utf-8")
+        if not text.strip():
+            raise PolicyError("the file is empty; expected name, default or causes")
+        return Policy.loads(text)
     except PolicyError as error:
         raise PolicyError(f"{named}: {error}") from None
     except UnicodeDecodeError:
@@ -136,6 +159,7 @@ def _summary(found: Any) -> dict[str, Any]:
         "worlds": sum(len(answer.outcomes) for answer in found),
         "states": sum(answer.states for answer in found),
         "transitions": sum(each.transitions for answer in found for each in answer.outcomes),
+        "collision_bound": sum(each.states**2 for answer in found for each in answer.outcomes) / 2.0**129,
         "sometimes": {name: name in reached for name in SOMETIMES},
     }
 
@@ -147,9 +171,12 @@ def _print_matrix(found: Any, policy: Any) -> None:
     if policy:
         print(f"policy {policy.name}\n")
     print(matrix.table(found))
+    if len(found) <= LINES_MOST:
+        print("", *(answer.line() for answer in found), sep="\n")
     counts = {name: sum(answer.verdict == name for answer in found) for name in ("SAFE", "BOUNDED", "UNSAFE")}
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; "
           f"{summary['worlds']:,} worlds, {summary['states']:,} states, {summary['transitions']:,} transitions")  # fmt: skip
+    print(f"two states of a world had the same 128-bit hash with a probability below {summary['collision_bound']:.0e}")
     cuts = [each.cut for answer in found if answer.verdict == "BOUNDED" for each in answer.outcomes if each.cut]
     print(*(f"cut: {cut}" for cut in cuts[:5]), sep="\n", end="\n" if cuts else "")
     if len({answer.cell for answer in found}) == len(matrix.cells()):  # a narrower question has no reason to reach all
@@ -242,6 +269,9 @@ def _print_json(document: dict[str, Any], trace: Any) -> None:
 
 def _deliver(arguments: argparse.Namespace, trace: Any, shown: bool) -> None:
     """Print the trace, draw it and keep it, as asked."""
+    import shlex
+    from dataclasses import replace
+
     from unpinned.check import diagram, page
     from unpinned.check.trace import dumps, table
     from unpinned.cli._output import note
@@ -250,6 +280,8 @@ def _deliver(arguments: argparse.Namespace, trace: Any, shown: bool) -> None:
         if arguments.html or arguments.trace:
             note("nothing broke: there is no trace to draw or keep")
         return
+    if arguments.trace:
+        trace = replace(trace, command=f"unpinned check --replay {shlex.quote(arguments.trace)}")
     if shown:
         print()
         print(table(trace))

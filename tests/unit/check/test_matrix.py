@@ -27,6 +27,8 @@ def test_a_policy_asks_for_its_own_rows() -> None:
     assert {cell.cause: cell.row for cell in asked} == {
         cause: row for cause, row in POLICIES["by_cause"].rows.items() if cause is not Cause.UNKNOWN
     }
+    blind = [cell for cell in matrix.cells(POLICIES["by_cause"]) if cell.mode == "blind"]
+    assert [cell.cause for cell in blind] == [Cause.UNKNOWN], "who is told no cause has one verdict"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,7 @@ def test_a_policy_asks_for_its_own_rows() -> None:
     [
         ({"causes": [Cause.RELEASE], "verdicts": [Verdict.DEFER]}, "RELEASE: DEFER is impossible: an exiting process"),
         ({"causes": [Cause.UNKNOWN], "modes": ["exact"]}, "UNKNOWN: .* mode blind only"),
+        ({"policy": POLICIES["by_cause"], "causes": [Cause.COW], "modes": ["blind"]}, "COW: in mode blind .* UNKNOWN"),
         ({"causes": [Cause.MERGE], "device": "alias"}, "MERGE: device alias: a shared object is neither"),
         ({"verdicts": []}, "no cause, verdict or mode is left"),
     ],
@@ -50,6 +53,9 @@ def test_the_worst_world_decides_and_the_shortest_trace_is_shown() -> None:
     broken = Answer(cell, (outcome("UNSAFE", "I3", 9), outcome("UNSAFE", "LIVELOCK", 14), outcome("BOUNDED")))
     assert broken.verdict == "UNSAFE" and broken.brief() == "I3/9" and broken.as_dict()["steps"] == 9
     assert Answer(cell, (outcome("UNSAFE", "DEADLOCK", 7),)).brief() == "DEAD/7"
+    assert broken.line() == "UNMAP/NOW/exact: UNSAFE: I3 after 9 steps in w (3 worlds, 30 states, depth 3)"
+    cut = Answer(cell, (outcome("SAFE"), outcome("BOUNDED")))
+    assert cut.line() == "UNMAP/NOW/exact: BOUNDED: 2 worlds, 20 states, depth 3; cut: w: after 10 states"
 
 
 def test_the_table_and_the_explanations_fit_the_screen() -> None:

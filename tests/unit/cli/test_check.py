@@ -25,6 +25,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ('[causes]\nCOW = "SOON"', "causes.COW: verdict 'SOON': expected"),
         ("speed = 1", "speed: unknown field"),
         ("\x00", "TOML or JSON"),
+        ("\n", "the file is empty; expected name, default or causes"),
     ],
 )
 def test_an_impossible_policy_names_the_file_the_field_and_the_reason(capsys, tmp_path, policy, message) -> None:
@@ -42,6 +43,9 @@ def test_an_impossible_policy_names_the_file_the_field_and_the_reason(capsys, tm
         (["--verdict", "LATER"], "--verdict LATER: there are NOW, DOWNGRADE"),
         (["--mode", "never"], "--mode never: there are exact, late"),
         (["--mutant", "none"], "--mutant none: there are commit-without-recheck"),
+        (["--mutant", ""], "--mutant : there are commit-without-recheck"),
+        (["--cause", "UNMAP", "--html", "/nowhere/late.html"], "--html '/nowhere/late.html': no file can be made there"),
+        (["--cause", "UNMAP", "--trace", "/tmp"], "--trace '/tmp': no file can be made there"),
         (["--states", "-1"], "--states -1: must be between"),
         (["--cause", "RELEASE", "--verdict", "DEFER"], "RELEASE: DEFER is impossible: an exiting process"),
         (["--quick", "--states", "2000000000"], "would take up to .* --states [0-9]+ fits"),
@@ -65,6 +69,7 @@ def test_one_cell_is_answered_drawn_kept_and_run_again(capsys, tmp_path: Path) -
     words = ["--cause", "UNMAP", "--verdict", "NOW", "--mode", "late", "--quick", "--processes", "1"]
     assert cli.main(["check", *words, "--html", str(page), "--trace", str(kept)]) == 1
     said = capsys.readouterr()
+    assert "UNMAP/NOW/late: UNSAFE: I3 after 7 steps" in said.out and f"replay: unpinned check --replay {kept}" in said.out
     assert "I3/7" in said.out and "changes the page table" in said.out and f"--replay {kept}" in said.err
     assert "<svg" in page.read_text()
     assert cli.main(["check", "--replay", str(kept), "--json"]) == 1
