@@ -39,6 +39,7 @@ PINNED: dict[str, tuple[int, int, int]] = {
     "reclaim-deferred": (485, 972, 25),
     "unmap-deferred-twice": (324, 652, 24),
     "soft-dirty-twice": (795, 1_728, 29),
+    "remap-deferred": (875, 1901, 28),
     "discard-deferred": (518, 1_067, 24),
     "discard-bounded": (2_478, 5_510, 47),
     "discard-two-pages": (3_975, 8_948, 41),

@@ -57,6 +57,9 @@ WORLDS: Final[dict[str, World]] = {
         _world(
             "soft-dirty-twice", (Op("SOFT_DIRTY"), Op("SOFT_DIRTY")), requests=(_AGAIN,), policy=_deferring(Cause.SOFT_DIRTY)
         ),
+        _world(
+            "remap-deferred", (Op("REMAP", 0, 1, 1), Op("RECLAIM", 1)), pages=2, slots=2, deferrals=2, policy=_deferring(Cause.REMAP)
+        ),
         _world("discard-deferred", (Op("DISCARD"), Op("WRITE")), policy=_deferring(Cause.DISCARD)),
         _world(
             "discard-bounded", (Op("DISCARD", 0), Op("DISCARD", 1)), requests=(Request("READ", 0, 2),), pages=2,

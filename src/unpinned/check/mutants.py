@@ -371,6 +371,12 @@ _KERNEL: Final = (
         world="discard-deferred", kills="I3",
     ),
     Mutant(
+        "held-frame-taken-in-hand", "model.locks", "isolate",
+        "    if is_held(w, e >> M.PTE_SHIFT):\n        return 0\n", "",
+        "[here] mremap under deferral: the page is written back at its new address, the device writes it through the old one afterwards",
+        world="remap-deferred", kills="I4",
+    ),
+    Mutant(
         "write-back-before-the-flush", "model.operations", "after_phase",
         "        if w[a + M.T_SUB] == 0:\n            if not obligations_done(w, t):\n                return 0\n",
         "        if w[a + M.T_SUB] == 0:\n",

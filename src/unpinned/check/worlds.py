@@ -79,7 +79,14 @@ SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
         _one_by_one("UNMAP"),
         Scene("mapped-again", ((_op("UNMAP"),), (_op("MAP"),)), (_write(),), {"touched": (0,)}),
     ),
-    Cause.REMAP: _scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
+    Cause.REMAP: (
+        *_scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
+        # At its new address the page is anybody's; the device may still have the old one.
+        *(
+            Scene(f"moved-{op.name.lower()}", ((_op("REMAP", 0, 1, 1), op),), (_write(),), {"pages": 3, "frames": 3, "touched": (0, 2)})
+            for op in (_op("RECLAIM", 1, 2), _op("MIGRATE", 1, 2), _op("MERGE", 1, 2, 2), _op("DISCARD", 1, 2))
+        ),
+    ),
     Cause.DISCARD: (
         *_scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
         _one_by_one("DISCARD"),

@@ -18,6 +18,7 @@ from unpinned.model.machine import (
     access,
     fault_page,
     frame_at,
+    is_held,
     pte_at,
     reach,
     settle_frame,
@@ -65,12 +66,18 @@ def unlock_all(w: Block, t: int) -> int:
 
 @kernel
 def isolate(w: Block, t: int, page: int) -> int:
-    """Lock the page's frame and take it in hand: a private page that nobody else has; -> the frame, or 0."""
+    """Lock the page's frame and take it in hand: a private page that nobody else has; -> the frame, or 0.
+
+    Nor one that an obligation holds: a reference more than expected keeps reclaim, migration and merging away, as it does for
+    a pinned page (mm/vmscan.c, folio_maybe_dma_pinned; mm/migrate.c, expected references; mm/ksm.c). The device may still write there.
+    """
     e = w[pte_at(w, 0, page)]
     if e & M.PTE_PRESENT == 0:
         return 0
     f = frame_at(w, e >> M.PTE_SHIFT)
     if w[f + M.F_FLAGS] & (M.FRAME_LOCKED | M.FRAME_MERGED) or w[f + M.F_HAND] or w[f + M.F_MAPS] > 1:
+        return 0
+    if is_held(w, e >> M.PTE_SHIFT):
         return 0
     w[f + M.F_FLAGS] |= M.FRAME_LOCKED
     w[f + M.F_HAND] = 1 << t

@@ -93,7 +93,8 @@ MEANINGS: Final[dict[Cause, Meaning]] = {
         raised_by="mremap that moves a mapping; MMU_NOTIFY_UNMAP over the old place",
         live="userfaultfd REMAP, and UNMAP of the old place after it",
         may_skip="the wait for the old place; the new one starts empty",
-        obligation="the old address is not handed out again, and the frames are not freed, before the flush",
+        obligation="before the flush the old address is not handed out again, and at their new one the frames are neither "
+        "freed nor written back, moved or merged",
         deferrable=True,
         downgradable=False,
         refusable=False,
