@@ -50,9 +50,9 @@ def test_options(words):
 class Server:
     """`unpinned perf TEST` that waits for a client on a port of its own choosing."""
 
-    def __init__(self, test: str) -> None:
+    def __init__(self, test: str, *words: str) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, test, "-p", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*COMMAND, test, "-p", "0", "--json", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         found = re.search(r"port (\d+)", self.process.stderr.readline())
         assert found
@@ -73,6 +73,20 @@ def test_server_and_client_report_the_same():
     status, out, errors = server.end()
     assert status == 0, errors
     assert json.loads(out)["results"] == theirs["results"]
+
+
+@pytest.mark.parametrize("address", ["127.97.1.1", "::1"])
+def test_both_ends_on_one_address(address):
+    """Only one of them can have RoCE's port there; of IPv6's loopback there is one address only."""
+    server = Server("read_bw", "-d", address)
+    result = measured("read_bw", address, "-d", address, "-p", str(server.port), "-n", "20", "-s", "4K")
+    assert server.end()[0] == 0 and result["results"][0]["n_iterations"] == 20
+
+
+def test_ipv6_needs_no_address_of_ours():
+    server = Server("read_bw", "-d", "::1")
+    assert measured("read_bw", "::1", "-p", str(server.port), "-n", "20", "-s", "4K")["results"]
+    assert server.end()[0] == 0
 
 
 def test_a_client_that_is_none_ends_the_server_in_one_sentence():

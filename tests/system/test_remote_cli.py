@@ -170,6 +170,8 @@ def test_what_cannot_be_served_is_said_in_a_sentence(folder, tmp_path):
     assert "two files are called 'rows'" in refused("serve", "rows.npy", "raw.bin:rows", cwd=folder)
     assert "a token is needed" in refused("serve", "rows.npy", "--address", "192.0.2.1", cwd=folder)
     assert "--dtype" in refused("serve", "rows.npy", "--shape", "3", cwd=folder)
+    assert "'raw': 'f99' is no dtype" in refused("serve", "raw.bin", "--dtype", "f99", cwd=folder)
+    assert "rows.npy holds no token" in refused("serve", "rows.npy", "--token-file", "rows.npy", cwd=folder)
     host = f"127.98.{random.randrange(256)}.{random.randrange(1, 255)}"
     with serving("rows.npy", "--address", host, cwd=folder):
         assert "in use" in refused("serve", "rows.npy", "--address", host, cwd=folder)

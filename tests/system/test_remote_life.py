@@ -73,6 +73,28 @@ def test_an_address_is_one_address():
         unpinned.serve({"t": TABLE}, address="192.0.2.1", token=TOKEN)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"arrays": TABLE}, TypeError, "arrays"),
+        ({"arrays": {}, "address": 5}, TypeError, "address"),
+        ({"arrays": {}, "token": 12345678}, TypeError, "token"),
+        ({"arrays": {}, "port": "5000"}, TypeError, "port"),
+        ({"arrays": {}, "port": 70_000}, ValueError, "port: 70000"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, error, named):
+    with pytest.raises(error, match=named):
+        unpinned.serve(**arguments)
+
+
+def test_a_wrong_argument_of_a_client_is_named():
+    with pytest.raises(TypeError, match="address"):
+        unpinned.connect(None)
+    with pytest.raises(TypeError, match="token"):
+        unpinned.connect("127.0.0.1", 5)
+
+
 def test_a_port_in_use_is_said_so(server):
     host, port = server.address.split(":")
     with socket.create_server((host, 0)) as other, pytest.raises(OSError, match="in use"):

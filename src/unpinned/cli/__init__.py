@@ -128,5 +128,13 @@ def _run(name: str, verb: ModuleType, arguments: argparse.Namespace) -> int:
     except (OSError, CommandError) as error:
         if os.environ.get("UNPINNED_DEBUG"):
             raise
-        print(f"unpinned {name}: {error}", file=sys.stderr)
+        print(f"unpinned {name}: {sentence(error)}", file=sys.stderr)
         return 1
+
+
+def sentence(error: Exception) -> str:
+    """What to tell a user: of an OSError the file and the reason, without the number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    return file + error.strerror

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unpinned.cli import CommandError
+from unpinned.cli import CommandError, sentence
 from unpinned.cli._output import note
 
 BAR_BYTES_MIN = 16 << 20
@@ -27,15 +27,17 @@ def sentences() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        raise CommandError(name + (error.strerror or str(error))) from error
+        raise CommandError(sentence(error)) from error
 
 
 def read_token(path: str | None) -> str | None:
     """The token in a file, without the white space around it; None without a file."""
     if path is None:
         return None
-    token = Path(path).read_text(encoding="utf-8").strip()
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise CommandError(f"{path} holds no token: it is no text") from None
     if not token:
         raise CommandError(f"{path} holds no token")
     return token

@@ -111,13 +111,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _near(arguments: argparse.Namespace, connection: Any) -> str | None:
-    """The device's address: as asked, or the one that the server is reached from; on loopback any free one."""
+    """The device's address: as asked, or the one that the server is reached from; on IPv4's loopback any free one."""
     import ipaddress
 
     if arguments.address:
         return str(arguments.address)
-    address = connection.getsockname()[0]
-    return None if ipaddress.ip_address(address).is_loopback else address
+    address = ipaddress.ip_address(connection.getsockname()[0].partition("%")[0])
+    return None if address.version == 4 and address.is_loopback else str(address)
 
 
 def _finish(arguments: argparse.Namespace, stream: Any, options: dict[str, Any], results: list[dict[str, Any]]) -> None:

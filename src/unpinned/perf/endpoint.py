@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +32,7 @@ class Endpoint:
 
     def __init__(self, options: Options, address: str | None) -> None:
         self.options = options
-        self.context = v.Context(address=address)
+        self.context = _open_device(address)
         try:
             self._open()
         except BaseException:
@@ -114,3 +115,13 @@ class Endpoint:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _open_device(address: str | None) -> v.Context:
+    """A device there; where somebody else (the server, on the same machine) has RoCE's port, on any: the ends tell each other."""
+    try:
+        return v.Context(address=address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return v.Context(address=address, port=0)

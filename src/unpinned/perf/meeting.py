@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 
@@ -11,7 +12,8 @@ def listen(address: str, port: int) -> socket.socket:
     try:
         return socket.create_server((address, port), family=family, backlog=1)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from None
+        why = os.strerror(error.errno or 0)  # create_server adds to it
+        raise OSError(error.errno, f"cannot listen on {address} port {port}: {why}") from None
 
 
 def call(host: str, port: int) -> socket.socket:

@@ -44,6 +44,8 @@ def parse_address(text: str | Address) -> Address:
     """
     if isinstance(text, Address):
         return text
+    if not isinstance(text, str):
+        raise TypeError(f"address: a text is needed, not {type(text).__name__}")
     bracket = re.fullmatch(r"\[([^\[\]]+)\](?::(\d{1,5}))?", text)
     if bracket:
         host, port = bracket[1], bracket[2]

@@ -37,6 +37,8 @@ class Client(Mapping[str, RemoteArray]):
     """What `connect` returns: a read-only mapping of names to arrays. Thread-safe; close it, or use it in a ``with``."""
 
     def __init__(self, address: str | Address, token: str | None = None) -> None:
+        if not isinstance(token, str | None):
+            raise TypeError(f"token: a text is needed, not {type(token).__name__}")
         self.address = parse_address(address)
         self._token = token
         self._changed = threading.Condition()

@@ -31,7 +31,7 @@ class RemoteAccessError(RemoteError):
     code = errno.EFAULT
 
     def __init__(self, name: str, index: str, reason: str) -> None:
-        super().__init__(f"{name}[{index}]: {reason}")
+        super().__init__(f"{name}[{index}]: {reason}" if index else f"{name}: {reason}")
         self.name, self.index, self.reason = name, index, reason
 
     def __reduce__(self) -> tuple[Any, ...]:

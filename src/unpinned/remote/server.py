@@ -271,12 +271,7 @@ def serve(
         TypeError, ValueError: an array cannot be shared (it says which and why), or a token is missing.
         OSError: a file, an address or a port is not to be had.
     """
-    if isinstance(address, str) and not is_loopback(address) and token is None:
-        raise ValueError(f"{address} can be reached from other machines: a token is needed to serve there")
-    if token is not None and len(token.encode()) < TOKEN_BYTES_MIN:
-        raise ValueError(f"the token is shorter than {TOKEN_BYTES_MIN} bytes")
-    if address is not None and resolve(address)[0].is_unspecified:
-        raise ValueError(f"{address} is every address of this machine; RoCE needs one of them")
+    _check_arguments(arrays, address, token, port)
     sources = open_sources(arrays, writable)
     context = Context(address=address)
     try:
@@ -290,6 +285,25 @@ def serve(
         context.close()
         raise
     return Server(regions, listener, token, limits or Limits())
+
+
+def _check_arguments(arrays: object, address: object, token: object, port: object) -> None:
+    """TypeError or ValueError, naming the argument."""
+    if not isinstance(arrays, Map):
+        raise TypeError(f"arrays: a mapping of names to arrays is needed, not {type(arrays).__name__}")
+    for name, value in (("address", address), ("token", token)):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name}: a text is needed, not {type(value).__name__}")
+    if not isinstance(port, int):
+        raise TypeError(f"port: an integer is needed, not {type(port).__name__}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port: {port} is not between 0 and 65535")
+    if isinstance(address, str) and not is_loopback(address) and token is None:
+        raise ValueError(f"{address} can be reached from other machines: a token is needed to serve there")
+    if isinstance(token, str) and len(token.encode()) < TOKEN_BYTES_MIN:
+        raise ValueError(f"the token is shorter than {TOKEN_BYTES_MIN} bytes")
+    if isinstance(address, str) and resolve(address)[0].is_unspecified:
+        raise ValueError(f"{address} is every address of this machine; RoCE needs one of them")
 
 
 def _listen(host: str, port: int) -> socket.socket:

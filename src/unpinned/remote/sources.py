@@ -187,7 +187,11 @@ def _npy_problem(path: Path, said: str) -> str:
 
 
 def _from_raw(name: str, raw: RawFile, writable: bool) -> Source:
-    path, dtype = Path(raw.path), np.dtype(raw.dtype)
+    path = Path(raw.path)
+    try:
+        dtype = np.dtype(raw.dtype)
+    except TypeError:
+        raise TypeError(f"array {name!r}: {raw.dtype!r} is no dtype") from None
     _check_dtype(name, dtype)
     status = _status(name, path)
     room = (status.st_size - raw.offset) // dtype.itemsize

@@ -14,6 +14,7 @@ idempotent and cascades; the garbage collector, a fork, an exit or Ctrl-C at any
 
 from __future__ import annotations
 
+from unpinned.verbs import enums
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
 from unpinned.verbs.attributes import PeerInfo, QPAttr, QPCap, QPInitAttr
 from unpinned.verbs.context import Context, DeviceAttr, DeviceAttrEx, ODPCaps
@@ -30,4 +31,5 @@ __all__ = [
     "AHAttr", "ArgumentError", "CQ", "CompChannel", "CompletionError", "Context", "DeviceAttr", "DeviceAttrEx", "FileMR",
     "GID", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr", "QPCap", "QPInitAttr", "RecvWR",
     "SGE", "SendWR", "WC", "WC_DTYPE", "wc_status_to_str",
+    *(name for name in vars(enums) if name.startswith("IBV_")),
 ]  # fmt: skip

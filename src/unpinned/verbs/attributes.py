@@ -13,7 +13,7 @@ from unpinned.verbs import enums as e
 from unpinned.verbs.addr import AHAttr
 from unpinned.verbs.context import MAX_WR
 from unpinned.verbs.cq import CQ
-from unpinned.verbs.errors import integer, unsupported
+from unpinned.verbs.errors import instance, integer, unsupported
 
 MAX_INLINE = 4096
 PARK_FOREIGN_NS = 8_000_000  # longest park before a peer whose timeout we cannot know
@@ -150,13 +150,14 @@ def park_ns(timeout: int, unpinned: bool) -> int:
 
 
 def check_init(attr: QPInitAttr) -> None:
+    instance("init_attr", attr, QPInitAttr)
+    instance("cap", attr.cap, QPCap)
     if attr.qp_type != e.IBV_QPT_RC:
         raise unsupported(f"qp_type {_TYPES.get(attr.qp_type, attr.qp_type)}")
     if attr.srq is not None:
         raise unsupported("shared receive queues")
     for name in ("scq", "rcq"):
-        if not isinstance(getattr(attr, name), CQ):
-            raise TypeError(f"{name}: a CQ is needed, not {type(getattr(attr, name)).__name__}")
+        instance(name, getattr(attr, name), CQ)
     integer("max_send_wr", attr.cap.max_send_wr, 0, MAX_WR)
     integer("max_recv_wr", attr.cap.max_recv_wr, 0, MAX_WR)
     integer("max_send_sge", attr.cap.max_send_sge, 0, L.SGE_MAX)

@@ -14,7 +14,7 @@ from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
 from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID
-from unpinned.verbs.errors import closed, integer
+from unpinned.verbs.errors import ArgumentError, closed, instance, integer
 from unpinned.verbs.port import PortAttr, path_mtu
 
 MAX_WR = 1 << 15
@@ -147,7 +147,12 @@ class Context(Resource):
 
     def __init__(self, name: str | None = None, address: str | None = None, *, port: int = ROCE_PORT) -> None:
         super().__init__()
+        for argument, value in (("name", name), ("address", address)):
+            if value is not None:
+                instance(argument, value, str)
         wanted = address if address is not None else name
+        if wanted in ("0.0.0.0", "::"):
+            raise ArgumentError("address", f"{wanted} is every address of this machine; a device has one of them")
         self._device = open_device(wanted.removeprefix(_PREFIX) if wanted else None, integer("port", port, 0, 65535))
         self._release_with(_close, self._device)
 

@@ -20,7 +20,7 @@ from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
-from unpinned.verbs.errors import ArgumentError, CompletionError, integer, wc_status_to_str
+from unpinned.verbs.errors import ArgumentError, CompletionError, instance, integer, wc_status_to_str
 from unpinned.verbs.wr import U64
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class CompChannel(Resource):
 
     def __init__(self, context: Context) -> None:
         super().__init__()
+        instance("context", context, Context)
         self.context = context
         self._device = context.device
         self._event = _Event(self._device)
@@ -216,6 +217,7 @@ class CQ(Resource):
         self, context: Context, cqe: int, cq_context: Any = None, channel: CompChannel | None = None, comp_vector: int = 0
     ) -> None:
         super().__init__()
+        instance("context", context, Context)
         integer("comp_vector", comp_vector, 0, 0)
         self.context = context
         self.cq_context = cq_context
@@ -223,7 +225,10 @@ class CQ(Resource):
         self._device = context.device
         event = None
         if channel is not None:
+            instance("channel", channel, CompChannel)
             channel.fileno()
+            if channel._device is not self._device:
+                raise ArgumentError("channel", "the completion channel is of another device")
             event = channel._event
         self._queue = self._device.queues.create_cq(integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1)
         if event is not None:

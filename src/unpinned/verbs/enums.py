@@ -48,6 +48,11 @@ IBV_ADVISE_MR_ADVICE_PREFETCH: Final = 0
 IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE: Final = 1
 IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT: Final = 2
 IBV_ADVISE_MR_FLAG_FLUSH: Final = 1
+# They are macros in verbs.h, so pyverbs has them with an underscore.
+_IBV_ADVISE_MR_ADVICE_PREFETCH: Final = IBV_ADVISE_MR_ADVICE_PREFETCH
+_IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE: Final = IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE
+_IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT: Final = IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT
+_IBV_ADVISE_MR_FLAG_FLUSH: Final = IBV_ADVISE_MR_FLAG_FLUSH
 
 # ---- Queue pairs ---------------------------------------------------------------------------------------------------
 IBV_QPT_RC: Final = 2

@@ -82,6 +82,12 @@ def closed(what: str) -> OSError:
     return OSError(errno.ENODEV, f"the {what} is closed")
 
 
+def instance(name: str, value: Any, kind: type) -> None:
+    """TypeError that begins with *name* unless *value* is a *kind*."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: a {kind.__name__} is needed, not {type(value).__name__}")
+
+
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """*value* as an int in [low, high]; TypeError or `ArgumentError` that begin with *name*."""
     if type(value) is int and low <= value <= high:

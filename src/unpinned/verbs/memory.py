@@ -45,9 +45,9 @@ def buffer_of(source: Any) -> Buffer:
         view = memoryview(source)
     except TypeError:
         kind = type(source).__name__
-        raise TypeError(f"length_or_buffer: a length or a buffer is needed, not {kind}") from None
+        raise TypeError(f"length: a length or a buffer is needed, not {kind}") from None
     if not view.c_contiguous and not view.f_contiguous:
-        raise ArgumentError("length_or_buffer", "the buffer is not contiguous")
+        raise ArgumentError("length", "the buffer is not contiguous")
     if view.nbytes == 0:
         return Buffer(0, 0, view.readonly, view)
     flat = np.frombuffer(view.cast("B"), np.uint8) if view.c_contiguous else np.asarray(view)
@@ -56,9 +56,9 @@ def buffer_of(source: Any) -> Buffer:
 
 def _of_array(array: NDArray[Any]) -> Buffer:
     if array.dtype.hasobject:
-        raise ArgumentError("length_or_buffer", f"dtype {array.dtype} holds Python objects")
+        raise ArgumentError("length", f"dtype {array.dtype} holds Python objects")
     if not array.flags.c_contiguous and not array.flags.f_contiguous:
-        raise ArgumentError("length_or_buffer", "the array is not contiguous (np.ascontiguousarray copies it)")
+        raise ArgumentError("length", "the array is not contiguous (np.ascontiguousarray copies it)")
     return Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable, array)
 
 

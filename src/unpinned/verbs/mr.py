@@ -19,7 +19,7 @@ from unpinned.host.owned import empty
 from unpinned.host.regions import Region
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, integer, unsupported
+from unpinned.verbs.errors import ArgumentError, instance, integer, unsupported
 from unpinned.verbs.memory import Buffer, buffer_of, peek, poke
 from unpinned.verbs.pd import PD
 
@@ -35,11 +35,11 @@ class MR(Resource):
 
     Args:
         creator: the protection domain.
-        length_or_buffer: bytes to allocate (memory that no stray copy can hit, see `unpinned.empty`), or a buffer: an
+        length: bytes to allocate (memory that no stray copy can hit, see `unpinned.empty`), or a buffer: an
             array, memoryview, bytearray, mmap, ... It is kept alive until the region is closed. Or a
             `unpinned.host.memory.Mapping`, which the region then owns.
         access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND.
-        address: register ``length_or_buffer`` bytes there instead of allocating; keeping them mapped is the caller's task.
+        address: register ``length`` bytes there instead of allocating; keeping them mapped is the caller's task.
         implicit: the whole address space; the other arguments stay 0 and None.
         unsafe: allow an implicit region to be remotely accessible.
 
@@ -52,15 +52,18 @@ class MR(Resource):
     def __init__(
         self,
         creator: PD,
-        length_or_buffer: Any = 0,
+        length: Any = 0,
         access: int | None = None,
         address: int | None = None,
         implicit: bool = False,
         *,
         unsafe: bool = False,
     ) -> None:
+        instance("creator", creator, PD)
+        if access is not None:
+            integer("access", access, 0, 0xFFFFFFFF)
         if implicit:
-            if _is_buffer(length_or_buffer) or length_or_buffer or address:
+            if _is_buffer(length) or length or address:
                 raise ArgumentError("implicit", "the region is the whole address space: no length, buffer or address")
             flags = _check_access(_DEFAULT if access is None else access)
             if not flags & e.IBV_ACCESS_ON_DEMAND:
@@ -70,14 +73,14 @@ class MR(Resource):
                                     "the peer: it needs unsafe=True")  # fmt: skip
             self._register(creator, flags, None)
             return
-        if isinstance(length_or_buffer, Mapping):
-            writable = length_or_buffer.writable
+        if isinstance(length, Mapping):
+            writable = length.writable
             flags = _check_access((_DEFAULT if writable else e.IBV_ACCESS_ON_DEMAND) if access is None else access)
             if flags & WRITING and not writable:
                 raise PermissionError(errno.EACCES, "access: the mapping is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
-            self._register(creator, flags, length_or_buffer)
+            self._register(creator, flags, length)
             return
-        buffer = _buffer(length_or_buffer, address, bool((access or 0) & e.IBV_ACCESS_HUGETLB))
+        buffer = _buffer(length, address, bool((access or 0) & e.IBV_ACCESS_HUGETLB))
         if access is None:
             access = e.IBV_ACCESS_ON_DEMAND if buffer.readonly else _DEFAULT
         flags = _check_access(access)
@@ -189,6 +192,7 @@ class FileMR(MR):
     def __init__(
         self, creator: PD, path: str | os.PathLike[str], access: int | None = None, offset: int = 0, length: int | None = None
     ) -> None:
+        instance("creator", creator, PD)
         flags = _check_access(e.IBV_ACCESS_ON_DEMAND if access is None else access)
         self._register(creator, flags, map_file(path, bool(flags & WRITING), offset, length))
 
@@ -202,7 +206,7 @@ def _buffer(source: Any, address: int | None, huge: bool) -> Buffer:
         if address is not None:
             raise ArgumentError("address", "a buffer has its own address")
         return buffer_of(source)
-    length = integer("length_or_buffer", source, 1, 1 << 47)
+    length = integer("length", source, 1, 1 << 47)
     if address is not None:
         return Buffer(integer("address", address, 1, (1 << 47) - length), length, False, None)
     array = empty(length, "u1", huge=huge)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Context, Resource
-from unpinned.verbs.errors import ArgumentError, integer
+from unpinned.verbs.errors import ArgumentError, instance, integer
 from unpinned.verbs.wr import SGE
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ class PD(Resource):
 
     def __init__(self, creator: Context) -> None:
         super().__init__()
-        if not isinstance(creator, Context):
-            raise TypeError(f"creator: a Context is needed, not {type(creator).__name__}")
+        instance("creator", creator, Context)
         self.context = creator
         self._device = creator.device
         self.handle = next(self._device.pds)
@@ -45,6 +44,7 @@ class PD(Resource):
         wait = bool(integer("flags", flags, 0, e.IBV_ADVISE_MR_FLAG_FLUSH))
         write = advice == e.IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE
         device = self.device
+        instance("sg_list", sg_list, Sequence)
         pieces = [(self._region_of(i, piece), piece) for i, piece in enumerate(sg_list)]
         for mr, _ in pieces:
             if write and not mr.access & e.IBV_ACCESS_LOCAL_WRITE:
@@ -56,6 +56,7 @@ class PD(Resource):
         return 0
 
     def _region_of(self, index: int, piece: SGE) -> MR:
+        instance(f"sg_list[{index}]", piece, SGE)
         mr = next((mr for mr in list(self._children) if getattr(mr, "lkey", None) == piece.lkey and not mr.closed), None)
         if mr is None:
             raise FileNotFoundError(errno.ENOENT, f"sg_list[{index}]: no region of this domain has lkey {piece.lkey:#x}")

@@ -22,7 +22,7 @@ from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
 from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, closed
+from unpinned.verbs.errors import ArgumentError, closed, instance
 from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
@@ -46,6 +46,7 @@ class QP(Resource):
 
     def __init__(self, creator: PD, init_attr: QPInitAttr, qp_attr: QPAttr | None = None) -> None:
         super().__init__()
+        instance("creator", creator, PD)
         check_init(init_attr)
         cap = init_attr.cap
         assert init_attr.scq is not None and init_attr.rcq is not None
@@ -134,8 +135,7 @@ class QP(Resource):
 
         OSError: EINVAL with the transition and what is missing or too much, or with the attribute that is out of its range.
         """
-        if not isinstance(qp_attr, QPAttr):
-            raise TypeError(f"qp_attr: a QPAttr is needed, not {type(qp_attr).__name__}")
+        instance("qp_attr", qp_attr, QPAttr)
         qp_attr.check()
         state = self.qp_state
         new = qp_attr.qp_state if comp_mask & e.IBV_QP_STATE else state
@@ -255,8 +255,7 @@ class QP(Resource):
         return f"queue pair {self.qp_num:#x}"
 
     def _check_send(self, wr: SendWR) -> None:
-        if not isinstance(wr, SendWR):
-            raise TypeError(f"wr: a SendWR is needed, not {type(wr).__name__}")
+        instance("wr", wr, SendWR)
         if len(wr._sg) > self._cap.max_send_sge:
             raise ArgumentError("num_sge", f"{wr.num_sge}, the queue pair takes {self._cap.max_send_sge}")
         wr.check()
@@ -302,8 +301,7 @@ class QP(Resource):
         current: RecvWR | None = wr
         while current is not None:
             try:
-                if not isinstance(current, RecvWR):
-                    raise TypeError(f"wr: a RecvWR is needed, not {type(current).__name__}")
+                instance("wr", current, RecvWR)
                 if current.num_sge > self._cap.max_recv_sge:
                     raise ArgumentError("num_sge", f"{current.num_sge}, the queue pair takes {self._cap.max_recv_sge}")
                 if not post(device, self._q, current._words, 1, True):

@@ -74,7 +74,9 @@ def stand_in(outcome):
     ("outcome", "status", "sentence"),
     [
         (3, 3, ""),
-        (FileNotFoundError(2, "No such file or directory", "x.npy"), 1, "x.npy"),
+        (FileNotFoundError(2, "No such file or directory", "x.npy"), 1, "unpinned standin: x.npy: No such file or directory\n"),
+        (OSError(98, "port 7 is in use"), 1, "unpinned standin: port 7 is in use\n"),
+        (OSError("only a text"), 1, "unpinned standin: only a text\n"),
         (cli.CommandError("nothing listens there"), 1, "unpinned standin: nothing listens there\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

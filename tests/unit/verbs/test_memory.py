@@ -57,9 +57,9 @@ def test_empty_buffers():
 
 @pytest.mark.parametrize("source", [np.arange(10)[::2], np.array([object()]), memoryview(bytearray(10))[::2]])
 def test_what_cannot_be_registered_is_refused(source):
-    with pytest.raises(ValueError, match="length_or_buffer"):
+    with pytest.raises(ValueError, match="length"):
         buffer_of(source)
-    with pytest.raises(TypeError, match="length_or_buffer"):
+    with pytest.raises(TypeError, match="length"):
         buffer_of("text")
 
 
