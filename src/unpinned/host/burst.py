@@ -86,6 +86,8 @@ def take_packet(e, h, b, solver, o, n, k):
         h[L.C_TRUNCATED] += 1
         return 0
     q = find_qp(h, be24(b, o + W.BTH_DQPN))
+    if q and (h[q + L.QP_PEER_HI] != e[E.E_RX_HI] or h[q + L.QP_PEER_LO] != e[E.E_RX_LO]):
+        q = 0  # a stranger's: it says nothing about the peer's identifications
     last = h[q + L.QP_LAST_ID] if q else -1
     ident = verify(b, h[L.H_RX_TEMPLATE], e[E.E_RX_TEMPLATE], o, n, k, last, solver)
     if ident < 0:

@@ -121,12 +121,18 @@ class Device:
         enter(self.e, E.MODE_DRIVE, 0, 0, 0, self.e)
 
     def counters(self) -> dict[str, int]:
-        """Every counter of the device, by name; packets dropped are counted by reason (``bad_*``)."""
+        """Every counter of the device, by name; packets dropped are counted by reason (``bad_*``).
+
+        ``send_errors`` counts sends that the socket refused, ``send_too_big`` those of them that exceeded the path's MTU;
+        ``send_errno`` is the last one's errno.
+        """
         made = {name: int(self.h[word]) for name, word in L.COUNTERS.items()}
         made |= {f"paging_{name}": value for name, value in named(P.view(self.p, "totals")[0]).items()}
         made["slow_copies"] = int(self._scratch[1][H.COPY_SLOW])
         made["hole_bytes"] = int(self._scratch[1][H.COPY_HOLE_BYTES])
         made["foreign_bytes_at_risk"] = int(self._scratch[1][H.COPY_AT_RISK])
+        made["send_too_big"] = int(self.e[E.E_MTU_ERRORS])
+        made["send_errno"] = int(self.e[E.E_TX_ERRNO])
         return made | {"halts": int(self.e[E.E_HALTS]), "halt_max_ns": int(self.e[E.E_HALT_MAX_NS])}
 
     def record(self, path: str | Path) -> Recorder:

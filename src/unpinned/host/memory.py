@@ -201,7 +201,7 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
     """Reach *mapping* through another mapping of the same shared memory; it stays FOREIGN where there is none."""
     offset = found[0].offset + start - found[0].start
     holder = owned.holder_of(found[0])
-    if holder is not None:
+    if holder is not None and offset + end - start <= holder.block.length:  # the application may have grown its own mapping
         mapping.kind, mapping.path = Kind.OWNED, P.PATH_DIRECT
         mapping.table_base = holder.block.device_base + offset + mapping.address - start
         mapping.owner = (mapping.owner, holder)
@@ -223,8 +223,11 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
 
 def _end_is_fixed(vma: Vma, file_end: int, alias_end: int) -> bool:
     """Can no access below *alias_end*, which maps the file up to *file_end*, ever lie behind the end of the file?"""
-    if vma.device != _anonymous_device():
-        return False
+    try:
+        if vma.device != _anonymous_device():
+            return False
+    except OSError:
+        return False  # memfd_create is refused here: nobody can say
     if vma.name == "/dev/zero (deleted)" or vma.name.startswith("/SYSV"):
         # Nobody can truncate it, but a mapping may have been grown past it.
         return populate(alias_end - system.PAGE, alias_end, 0) == 0
@@ -240,7 +243,7 @@ def _end_is_fixed(vma: Vma, file_end: int, alias_end: int) -> bool:
 @functools.cache
 def _anonymous_device() -> int:
     """The device number of memory without a file system: memfd, shared anonymous and System V memory."""
-    fd = os.memfd_create("unpinned-device", os.MFD_CLOEXEC)
+    fd = system.memfd("unpinned-device", os.MFD_CLOEXEC)
     try:
         return os.fstat(fd).st_dev
     finally:

@@ -66,7 +66,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = float, *, huge: bool 
     """An array like `numpy.empty`'s (zeros, in fact) in memory that the device can serve without a stray byte.
 
     Nothing is populated: an array larger than RAM is fine. *huge*: ask for transparent huge pages.
-    TypeError for a dtype that holds Python objects; OSError where memory or addresses run out.
+    TypeError for a dtype that holds Python objects; OSError where memory or addresses run out, or memfd_create is refused.
     """
     kind = np.dtype(dtype)
     if kind.hasobject:
@@ -87,7 +87,7 @@ def holder_of(vma: Vma) -> _Holder | None:
 def _allocate(size: int, huge: bool) -> _Holder:
     length = system.page_ceil(size)
     alignment = system.HUGE if length >= system.HUGE else system.PAGE
-    fd = os.memfd_create("unpinned", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = system.memfd("unpinned", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     bases: list[int] = []
     try:
         os.ftruncate(fd, length)

@@ -92,7 +92,7 @@ class Notifier:
         try:
             self.source = Userfaultfd.open()
         except OSError as error:
-            self.refused = str(error)
+            self.refused = error.strerror or str(error)
             return
         self.g[E.G_UFFD] = self.source.fd
         self.g[E.G_WAKE_FD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -11,13 +11,14 @@ import secrets
 import time
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unpinned.hca import block
 from unpinned.hca import layout as L
-from unpinned.host import control, process
+from unpinned.host import control, process, system
 from unpinned.host.memory import Kind, Mapping
 from unpinned.host.pagemap import close_scratch, resident, scan_scratch
 from unpinned.paging import layout as P
@@ -64,9 +65,10 @@ class Region:
         return named(P.view(self.device.p, "counters")[self.slot])
 
     def resident_bytes(self) -> int:
-        """Bytes of the region whose pages are in memory, as the device's mapping sees them."""
+        """Bytes of the region whose pages are in memory, as the device's mapping sees them; of an implicit region what the
+        process has in memory (its RSS)."""
         if self.mapping is None:
-            return 0
+            return int(Path("/proc/self/statm").read_text().split()[1]) * system.PAGE
         scratch = scan_scratch()
         try:
             return int(resident(*self.mapping.pages, scratch))
@@ -100,11 +102,13 @@ class Regions:
         """Register a mapping, which then is the region's to close (at once, if this fails). O(1) in its size, unless *pinned*.
 
         OSError: ENOMEM or EPERM when pinning exceeds RLIMIT_MEMLOCK, ENOMEM when the device is full, EEXIST for a *key*
-        that is taken.
+        that is taken, EPERM or ENOSYS where process_vm is refused and the mapping needs it.
         """
         device = self._device
         try:
             device.check()
+            if mapping.path != P.PATH_DIRECT and mapping.length:
+                system.check_copies()
             if pinned:
                 mapping.lock()
             with process.control:
@@ -124,6 +128,7 @@ class Regions:
 
     def register_implicit(self, *, pd: int, access: int) -> Region:
         """The whole address space as one region, reached by process_vm at the application's own addresses."""
+        system.check_copies()
         record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: P.PATH_PROCESS_VM, L.MR_LENGTH: ADDRESS_SPACE, L.MR_IMPLICIT: 1}
         return self._open(record, 0, 0, None, 0)
 

@@ -42,6 +42,9 @@ _mremap = _function("mremap", _word, _word, _word, _word, _int)
 _madvise = _function("madvise", _int, _word, _word, _int)
 _mlock = _function("mlock", _int, _word, _word)
 _munlock = _function("munlock", _int, _word, _word)
+_Iovec = _word * 2
+_COPIES = {name: _function(name, ctypes.c_ssize_t, _int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
+           for name in ("process_vm_readv", "process_vm_writev")}  # fmt: skip
 
 
 def page_floor(address: int) -> int:
@@ -57,6 +60,45 @@ def page_ceil(address: int) -> int:
 def span(address: int, length: int) -> str:
     """How messages name a range."""
     return f"{length} bytes at {address:#x}"
+
+
+def refusal(call: str, code: int) -> str:
+    """How messages say that the kernel, or a container's seccomp profile, refuses a call to whomever makes it."""
+    profile = " (a seccomp profile may refuse it)" if code in (errno.EPERM, errno.EACCES, errno.ENOSYS) else ""
+    return f"{call}: {errno.errorcode.get(code, code)}, {os.strerror(code)}{profile}"
+
+
+def copy_call(call: str, address: int, local: int, length: int) -> int:
+    """process_vm_readv from, or process_vm_writev to, *address* of this process; bytes copied, fewer where a hole begins.
+
+    OSError: EFAULT where the first page is not there, and no signal; EPERM or ENOSYS where the call is refused.
+    """
+    mine, theirs = _Iovec(local, length), _Iovec(address, length)
+    done = _COPIES[call](os.getpid(), ctypes.addressof(mine), 1, ctypes.addressof(theirs), 1, 0)
+    if done <= 0:
+        code = ctypes.get_errno() if done else errno.EFAULT
+        raise OSError(code, f"{os.strerror(code)}: {span(address, length)}" if code == errno.EFAULT else refusal(call, code))
+    return done
+
+
+def check_copies() -> None:
+    """OSError, in a sentence, where process_vm is refused: a device cannot then reach memory whose end may move."""
+    cell = (ctypes.c_int64 * 2)()
+    here = ctypes.addressof(cell)
+    for call in _COPIES:
+        try:
+            copy_call(call, here, here + 8, 8)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; without it only memory of unpinned.empty, or shared memory that is sealed, "
+                                       "can be registered") from None  # fmt: skip
+
+
+def memfd(name: str, flags: int) -> int:
+    """A descriptor of memory; OSError names the call that was refused."""
+    try:
+        return os.memfd_create(name, flags)
+    except OSError as error:
+        raise OSError(error.errno, refusal("memfd_create", error.errno or 0)) from None
 
 
 def _check(result: int, failed: int, what: str) -> int:

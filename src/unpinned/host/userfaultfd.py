@@ -28,6 +28,7 @@ from unpinned.compiled.libc import EAGAIN, SYS_USERFAULTFD, sys_ioctl, sys_read
 from unpinned.host import layout as L
 from unpinned.host.layout import Words
 from unpinned.host.ranges import RangeCount
+from unpinned.host.system import refusal
 
 USER_MODE_ONLY = 1
 UFFDIO_API = 0xC018AA3F
@@ -46,7 +47,7 @@ EVENTS_WANTED = FEATURE_EVENT_REMAP | FEATURE_EVENT_REMOVE | FEATURE_EVENT_UNMAP
 
 _REASONS = {
     errno.EBUSY: "another userfaultfd of this process watches the range",
-    errno.EPERM: "a shared mapping of a file opened read-only cannot be watched",
+    errno.EPERM: "a shared mapping of a file opened read-only cannot be watched (or a seccomp profile refuses it)",
     errno.EINVAL: "this kind of mapping cannot be watched on this kernel",
     errno.ENOENT: "nothing is mapped there",
     errno.ENOMEM: "the kernel has no memory for it, or the process too many mappings (vm.max_map_count)",
@@ -99,9 +100,11 @@ def _create() -> int:
     try:
         device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        raise OSError(failure, f"userfaultfd: {os.strerror(failure)} (a seccomp profile may refuse it)") from None
+        raise OSError(failure, refusal("userfaultfd", failure)) from None
     try:
         return fcntl.ioctl(device, USERFAULTFD_IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK | USER_MODE_ONLY)
+    except OSError:
+        raise OSError(failure, refusal("userfaultfd", failure)) from None
     finally:
         os.close(device)
 
@@ -114,7 +117,7 @@ def _api(fd: int, features: int) -> int | None:
     except OSError as error:
         if error.errno == errno.EINVAL:
             return None
-        raise
+        raise OSError(error.errno, refusal("UFFDIO_API", error.errno or 0)) from None
     return int(struct.unpack("=QQQ", request)[1])
 
 
@@ -150,7 +153,8 @@ class Userfaultfd:
         try:
             fcntl.ioctl(self.fd, UFFDIO_REGISTER, request)
         except OSError as error:
-            return _REASONS.get(error.errno or 0, error.strerror or "refused")
+            code = error.errno or 0
+            return f"UFFDIO_REGISTER: {errno.errorcode.get(code, code)}, {_REASONS.get(code, error.strerror)}"
         self.watched.add(start, end)
         return ""
 

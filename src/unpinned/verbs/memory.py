@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unpinned.host.system import span
+from unpinned.host.system import copy_call
 from unpinned.verbs.errors import ArgumentError
 
 _AT_ONCE = 1 << 30  # the kernel stops short of 2 GiB
-_libc = ctypes.CDLL(None, use_errno=True)
-for _name in ("process_vm_readv", "process_vm_writev"):
-    getattr(_libc, _name).restype = ctypes.c_ssize_t
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_size_t), ("length", ctypes.c_size_t))
 
 
 @dataclass(frozen=True)
@@ -65,14 +56,7 @@ def _of_array(array: NDArray[Any]) -> Buffer:
 def _copy(call: str, address: int, local: int, length: int) -> None:
     done = 0
     while done < length:
-        size = min(length - done, _AT_ONCE)
-        mine, theirs = _Iovec(local + done, size), _Iovec(address + done, size)
-        one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
-        got = getattr(_libc, call)(os.getpid(), ctypes.byref(mine), one, ctypes.byref(theirs), one, none)
-        if got <= 0:
-            code = ctypes.get_errno() or errno.EFAULT
-            raise OSError(code, f"{os.strerror(code)}: {span(address, length)}")
-        done += got
+        done += copy_call(call, address + done, local + done, min(length - done, _AT_ONCE))
 
 
 def peek(address: int, length: int) -> bytes:

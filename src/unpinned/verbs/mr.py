@@ -44,7 +44,7 @@ class MR(Resource):
         unsafe: allow an implicit region to be remotely accessible.
 
     OSError: EINVAL, EACCES (write access to a read-only buffer), EFAULT (nothing is mapped there), ENOMEM or EPERM
-    (RLIMIT_MEMLOCK).
+    (RLIMIT_MEMLOCK), EPERM or ENOSYS (memfd_create or process_vm_readv is refused, by a seccomp profile: the text says which).
     """
 
     _what = "memory region"
@@ -148,7 +148,7 @@ class MR(Resource):
         return self.region.counters()
 
     def resident_bytes(self) -> int:
-        """Bytes of the region that are in memory now."""
+        """Bytes of the region that are in memory now; of an implicit region those of the whole process."""
         self.device.check()
         return self.region.resident_bytes()
 
