@@ -212,7 +212,7 @@ def stack_words(count: int) -> int:
 
 
 def crc32(crc: int, address: int, length: int) -> int:
-    return zlib.crc32(ctypes.string_at(address, length), crc) if length > 0 else crc
+    return zlib.crc32(ctypes.string_at(int(address), int(length)), int(crc)) if length > 0 else crc
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
