@@ -15,6 +15,7 @@ from unpinned.wire.icrc import ICRC_BYTES, SOLVER_WORDS, put_icrc
 from unpinned.wire.opcodes import BTH_BYTES
 
 PORT = 4791
+IPV4 = 0xFFFF << 32
 
 
 class Broken(bytes):
@@ -35,8 +36,13 @@ class Broken(bytes):
 
 @dataclass
 class Entrance(End):
-    """An `End` whose datagrams are checked as the live device checks them. Addresses are IPv6: no identification to guess."""
+    """An `End` whose datagrams are checked as the live device checks them.
 
+    Addresses are the low words of IPv6 addresses; those from IPV4 on are IPv4's, and *ident* is what their senders' stack puts
+    into the header.
+    """
+
+    ident: int = 0
     e: np.ndarray = field(init=False, default_factory=lambda: np.zeros(E.E_WORDS, np.int64))
     solver: np.ndarray = field(init=False, default_factory=lambda: np.zeros(SOLVER_WORDS, np.int64))
 
@@ -50,7 +56,7 @@ class Entrance(End):
             size = len(data)
             b[at : at + size] = np.frombuffer(data, np.uint8)
             if size >= BTH_BYTES:
-                put_icrc(b, h[L.H_RX_TEMPLATE], e[E.E_RX_TEMPLATE], at, size, 0)
+                put_icrc(b, h[L.H_RX_TEMPLATE], e[E.E_RX_TEMPLATE], at, size, self.ident)
             if isinstance(data, Broken):
                 byte, bit = divmod(data.flip % (8 * (size + ICRC_BYTES)), 8)
                 b[at + byte + (byte == BTH_ECN)] ^= 1 << bit  # which the ICRC does not cover

@@ -1,10 +1,14 @@
 """Two hosts (network namespaces) with a link between them: both IP versions, small frames, the warning that goes with them."""
 
+import errno
+import json
+import os
 import sys
 
 import pytest
 
 from support.network import Pair, namespace_pair
+from support.python import SOURCES
 from support.verbs import Peer
 from unpinned import verbs as v
 
@@ -41,6 +45,55 @@ def test_messages_cross_a_link(hosts, version):
     finally:
         left.kill()
         right.kill()
+
+
+LOWERED = """
+import json, sys
+from support.verbs import ALL, REMOTE, End
+from unpinned import verbs as v
+end = End.open(1 << 16, address={address!r})
+print(json.dumps([end.qp.info().as_dict(), end.mr.buf, end.mr.rkey]), flush=True)
+peer, address, key = json.loads(sys.stdin.readline())
+end.qp.connect(v.PeerInfo(**peer), REMOTE, timeout=10, retry_cnt=3)
+print("ready", flush=True)
+for line in sys.stdin:
+    opcode, length = json.loads(line)
+    end.remote(opcode, (address, key), 0, 0, length)
+    got, wcs = end.cq.wait(1, 20)
+    counters = end.context.counters()
+    print(json.dumps([wcs[0].status if got else None, counters["send_too_big"], counters["send_errno"]]), flush=True)
+"""
+
+
+def test_a_link_whose_mtu_is_lowered_meanwhile(borrow):
+    """Small messages go on; what does not fit any more is counted by its reason, and its request ends with a status."""
+    pair = borrow(namespace_pair(9000))
+    started = []
+    path = os.pathsep.join((str(SOURCES), str(SOURCES.parent / "tests")))
+    for side in pair.sides:
+        code = [sys.executable, "-c", LOWERED.format(address=side.ipv4)]
+        started.append(side.start(code, stdin=-1, stdout=-1, env={**os.environ, "PYTHONPATH": path}))
+    try:
+        infos = [process.stdout.readline() for process in started]
+        for process, theirs in zip(started, reversed(infos)):
+            process.stdin.write(theirs)
+            process.stdin.flush()
+        assert [process.stdout.readline() for process in started] == ["ready\n"] * 2
+
+        def ask(opcode: int, length: int) -> list[int]:
+            print(json.dumps([opcode, length]), file=started[0].stdin, flush=True)
+            return json.loads(started[0].stdout.readline())
+
+        assert ask(v.IBV_WR_RDMA_WRITE, 30_000) == [v.IBV_WC_SUCCESS, 0, 0]
+        for side in pair.sides:
+            side.run(["ip", "link", "set", side.interface, "mtu", "1500"], check=True)
+        assert ask(v.IBV_WR_RDMA_WRITE, 1000)[0] == v.IBV_WC_SUCCESS
+        status, too_big, error = ask(v.IBV_WR_RDMA_WRITE, 30_000)
+        assert status == v.IBV_WC_RETRY_EXC_ERR and too_big > 0 and error == errno.EMSGSIZE
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def test_a_path_mtu_that_does_not_fit_is_lowered_with_a_warning(borrow):
