@@ -24,6 +24,12 @@ def holdings() -> Holdings:
     return Holdings(_threads(), _descriptors(), _mappings())
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory (garbage collected first)."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
 def no_leaks(mappings_slack: int | None = None, settle_s: float = 5.0) -> Iterator[Holdings]:
     """Fail if threads or descriptors are left that were not there before.

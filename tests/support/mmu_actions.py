@@ -241,6 +241,13 @@ def events(action: Action, kind: str) -> dict[str, int]:
     return dict.fromkeys(causes, strikes)
 
 
+REACHED = {
+    Outcome.KEPT: mmu.LANES, Outcome.ZEROED: mmu.LANES, Outcome.FROZEN: ("bystander", "read"),
+    Outcome.GONE: ("bystander",), Outcome.CUT: ("bystander",),
+}  # fmt: skip
+"""Lanes that the peer reaches all the while."""
+
+
 def targets(action: Action) -> Iterator[tuple[int, int]]:
     """The byte ranges to strike, in order."""
     first = mmu.lanes()[1]

@@ -13,16 +13,24 @@ import pytest
 
 from support import mmu
 from support.mmu import Filler, Memory
-from support.mmu_actions import CELLS, Action, Outcome, events, forked, lost, outcome, restore, targets, wait_for
+from support.mmu_actions import (
+    CELLS,
+    REACHED,
+    Action,
+    Outcome,
+    events,
+    forked,
+    lost,
+    outcome,
+    restore,
+    targets,
+    wait_for,
+)
 from support.mmu_owner import Fire, Owner, fire, invalidations, judge_lanes, judge_others, judge_words
 from support.mmu_peer import Peer
 from support.verbs import nonzero
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
-REACHED = {
-    Outcome.KEPT: mmu.LANES, Outcome.ZEROED: mmu.LANES, Outcome.FROZEN: ("bystander", "read"),
-    Outcome.GONE: ("bystander",), Outcome.CUT: ("bystander",),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

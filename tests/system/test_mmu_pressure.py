@@ -15,8 +15,20 @@ import pytest
 from support import Missing, mmu
 from support.file_server import PIECE, FileServer, write_uncached
 from support.mmu import Filler
-from support.mmu_actions import wait_for
-from support.mmu_owner import Owner, fire, invalidations, judge_lanes, judge_words, link
+from support.mmu_actions import (
+    ACTIONS,
+    REACHED,
+    Action,
+    Outcome,
+    events,
+    forked,
+    lost,
+    outcome,
+    restore,
+    targets,
+    wait_for,
+)
+from support.mmu_owner import Owner, fire, invalidations, judge_lanes, judge_others, judge_words, link
 from support.mmu_peer import Peer
 from support.slow_pages import SlowPages, slow_pages
 from support.verbs import ALL, PATIENCE, End, connect, nonzero
@@ -25,7 +37,7 @@ from unpinned.host.owned import empty
 from unpinned.host.trust import HORIZON_NS
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
-PAGE = mmu.PAGE
+PAGE, SIZE = mmu.PAGE, mmu.SIZE
 STRAY_SECONDS = float(os.environ.get("UNPINNED_STRAY_SECONDS", "1"))
 """How long each kind of memory is replaced under fire."""
 GIL_ROUNDS = int(os.environ.get("UNPINNED_GIL_ROUNDS", "2000"))
@@ -78,18 +90,51 @@ def test_munmap_by_a_thread_that_holds_the_gil(owner, peer, tmp_path):
         judge_words(memory, found, [], [])
 
 
-def test_a_storm_of_events_beside_a_busy_neighbour(owner, peer, tmp_path, busy_neighbour):
-    """Every page of every lane discarded, one by one, by a process that gets half a processor at best."""
-    struck = [(lane.start, lane.start + lane.pages * PAGE) for lane in mmu.lanes()[1:]]
-    with mmu.memory("private", owner.pd, tmp_path) as memory:
-        with fire(owner, peer, memory, 1, struck) as found:
-            for low, high in struck:
+STORMS = {
+    "munmap": "private", "move": "private", "discard": "private", "remove": "memfd", "page_out": "file",
+    "protect_read": "private", "fork": "private", "truncate": "memfd",
+}  # fmt: skip
+FORKS = 4
+
+
+@pytest.mark.parametrize("name", STORMS)
+def test_a_storm_of_events_beside_a_busy_neighbour(name, owner, peer, tmp_path, busy_neighbour):
+    """Page by page what the matrix does to a range at once, by a process that gets half a processor at best."""
+    kind = STORMS[name]
+    action = next(action for action in ACTIONS if action.name == name)
+    what = outcome(action, kind)
+    zeroed = list(targets(action)) if what in (Outcome.ZEROED, Outcome.CUT) else []
+    newest = FORKS if action.rewrites else 0
+    with ExitStack() as stack:
+        memory = stack.enter_context(mmu.memory(kind, owner.pd, tmp_path))
+        other = Filler()
+        stack.callback(other.close)
+        with fire(owner, peer, memory, 1, zeroed, newest) as found:
+            strikes = storm(action, memory, other, owner)
+        judge_lanes(memory, found, REACHED[what])
+        judge_others(memory, other, {})
+        restore(action, memory)
+        judge_words(memory, found, lost(action, memory), zeroed, newest)
+        assert invalidations(memory) == dict.fromkeys(events(action, kind), strikes)
+
+
+def storm(action: Action, memory: mmu.Memory, other: Filler, owner: Owner) -> int:
+    """Strike page after page, the last first (a truncation goes that way), with packets flowing; how many strikes that were."""
+    if action.rewrites:
+        for _ in range(FORKS):
+            owner.packets_flow()
+            with forked(memory) as child:
+                action.strike(memory, other, 0, SIZE)
                 owner.packets_flow()
-                for page in range(low, high, PAGE):
-                    mmu.advise(memory.base + page, PAGE, mmu.MADV_DONTNEED)
-        assert invalidations(memory) == {"discard": sum(high - low for low, high in struck) // PAGE}
-        judge_lanes(memory, found, mmu.LANES)
-        judge_words(memory, found, [], struck)
+            assert child() == 0, "the child's private memory changed"
+        return FORKS
+    strikes = 0
+    for low, high in targets(action):
+        owner.packets_flow()
+        for page in reversed(range(low, high, PAGE)):
+            action.strike(memory, other, page, page + PAGE)
+            strikes += 1
+    return strikes
 
 
 # ---- replaced under fire ---------------------------------------------------------------------------------------------

@@ -172,6 +172,9 @@ def test_what_cannot_be_served_is_said_in_a_sentence(folder, tmp_path):
     assert "--dtype" in refused("serve", "rows.npy", "--shape", "3", cwd=folder)
     assert "'raw': 'f99' is no dtype" in refused("serve", "raw.bin", "--dtype", "f99", cwd=folder)
     assert "rows.npy holds no token" in refused("serve", "rows.npy", "--token-file", "rows.npy", cwd=folder)
+    assert ". is a folder" in refused("serve", ".", cwd=folder)
+    assert "absent.npy" in refused("serve", "absent.npy", "--token-file", "made", cwd=folder)
+    assert not (folder / "made").exists()  # a token for nobody
     host = f"127.98.{random.randrange(256)}.{random.randrange(1, 255)}"
     with serving("rows.npy", "--address", host, cwd=folder):
         assert "in use" in refused("serve", "rows.npy", "--address", host, cwd=folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.leaks import holdings, leaked
+from support.leaks import holdings, leaked, resident
 from support.python import SOURCES, run_python
 from support.verbs import ALL, PATIENCE, End, connect, pair
 from unpinned import verbs as v
@@ -177,10 +177,6 @@ for i in range(30):
 print((resident() - before) >> 20)
 """)
     assert int(printed) < 8, f"{printed.strip()} MiB after 30 pairs"
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_queues_and_regions_come_and_go_without_end(no_leaks):

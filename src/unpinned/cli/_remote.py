@@ -43,15 +43,18 @@ def read_token(path: str | None) -> str | None:
     return token
 
 
-def make_token(path: str) -> str:
-    """A new token in a new file that only its owner can read."""
+def new_token() -> str:
+    """A token that nobody can guess."""
     import secrets
 
-    token = secrets.token_urlsafe(32)
+    return secrets.token_urlsafe(32)
+
+
+def write_token(path: str, token: str) -> None:
+    """Write *token* into a new file that only its owner can read."""
     with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600), encoding="utf-8") as file:
         file.write(token + "\n")
     note(f"a new token is in {path}; clients need a copy of that file")
-    return token
 
 
 def size(count: float) -> str:

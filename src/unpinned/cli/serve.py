@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from unpinned.cli import CommandError
     from unpinned.cli._output import note
-    from unpinned.cli._remote import make_token, read_token, sentences
+    from unpinned.cli._remote import new_token, read_token, sentences, write_token
     from unpinned.remote import serve
     from unpinned.remote.addresses import DEFAULT_PORT
 
@@ -40,12 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dtype is None and (arguments.shape or arguments.offset):
             raise CommandError("--shape and --offset are for raw files: give --dtype too")
         files = _files(arguments)
+        made = False
         try:
             token = read_token(arguments.token_file)
         except FileNotFoundError:
-            token = make_token(arguments.token_file)
+            token, made = new_token(), True
         port = DEFAULT_PORT if arguments.port is None else arguments.port
         with serve(files, arguments.address, token, writable=arguments.writable, port=port) as server, _terminable():
+            if made:  # not before there is somebody to ask
+                write_token(arguments.token_file, token)
             recorder = server.record(arguments.record) if arguments.record else None
             stats = server.stats()
             _announce(stats, arguments)
@@ -74,12 +77,16 @@ def _wait(server: Any, recorder: Any) -> None:
 
 
 def _files(arguments: argparse.Namespace) -> dict[str, Any]:
+    from pathlib import Path
+
     from unpinned.cli import CommandError
     from unpinned.remote import RawFile
 
     found: dict[str, Any] = {}
     for word in arguments.paths:
         path, name = _split(word)
+        if Path(path).is_dir():
+            raise CommandError(f"{path} is a folder: name the files to serve")
         if name in found:
             raise CommandError(f"two files are called {name!r}: name one of them, {word}:OTHER")
         raw = arguments.dtype is not None and not path.endswith(".npy")
