@@ -15,7 +15,7 @@ from typing import Any
 EXAMPLES = """
 unpinned replay demo.rec
 unpinned replay demo.rec --policy batching
-unpinned replay demo.rec --chrome-trace demo.json    # open in ui.perfetto.dev
+unpinned replay demo.rec --chrome-trace demo.json    # for ui.perfetto.dev
 """
 
 

@@ -40,15 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dtype is None and (arguments.shape or arguments.offset):
             raise CommandError("--shape and --offset are for raw files: give --dtype too")
         files = _files(arguments)
-        made = False
+        made = ""
         try:
             token = read_token(arguments.token_file)
         except FileNotFoundError:
-            token, made = new_token(), True
+            token, made = new_token(), arguments.token_file
         port = DEFAULT_PORT if arguments.port is None else arguments.port
         with serve(files, arguments.address, token, writable=arguments.writable, port=port) as server, _terminable():
-            if made:  # not before there is somebody to ask
-                write_token(arguments.token_file, token)
+            if made and token:  # not before there is somebody to ask
+                write_token(made, token)
             recorder = server.record(arguments.record) if arguments.record else None
             stats = server.stats()
             _announce(stats, arguments)
