@@ -14,6 +14,7 @@ from unpinned.check.mutant_worlds import WORLDS
 from unpinned.check.search import Plan, answers
 from unpinned.check.worlds import SCENES, worlds_of
 from unpinned.model.search import explore
+from unpinned.model.world import WorldError
 from unpinned.paging.causes import MEANINGS, Cause, Verdict
 from unpinned.paging.policy import POLICIES, Row
 
@@ -116,6 +117,14 @@ def test_a_trace_runs_again_and_a_changed_one_is_named(late) -> None:
     events[2] = dataclasses.replace(events[2], text="sleeps")
     with pytest.raises(replay.ReplayError, match="step 3: kept was .*sleeps"):
         replay.again(dataclasses.replace(late, events=tuple(events)))
+
+
+def test_a_trace_that_does_not_fit_its_world_is_refused(late) -> None:
+    for world, path, message in (
+        ({}, (99,), "there is no actor 99"), ({"policy": 5}, (), "a world needs policy"), ({"frames": 9}, (), "frames: 9: must be"),
+    ):  # fmt: skip
+        with pytest.raises((replay.ReplayError, WorldError), match=message):
+            replay.again(dataclasses.replace(late, world={**late.world, **world}, path=path))
 
 
 @pytest.mark.parametrize("name", WORLDS)

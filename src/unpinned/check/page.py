@@ -34,8 +34,8 @@ dt { color: #64748b; } dd { margin: 0; }
 """
 
 READING = """Columns are actors and time runs down; a bar is something under way. On the right stands what each place holds after the
-step: <b>f1</b> is frame 1 (<b>w</b>: it may be written) and has one colour everywhere, <b>=30</b> is what a frame contains, <b>s1</b>
-a slot of the swap. Dashed: there, but not to be used; none: not mapped."""
+step: <b>f1</b> is frame 1 (<b>w</b>: it may be written) and has one colour everywhere, <b>=30</b> is what a frame contains
+(<b>h</b>: it is held until a flush), <b>s1</b> a slot of the swap. Dashed: there, but not to be used; none: not mapped."""
 
 
 def html(trace: Trace) -> str:

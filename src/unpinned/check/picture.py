@@ -93,8 +93,7 @@ def _frame(w: Block, frame: int) -> Cell:
     if not w[at + L.F_FLAGS] & L.FRAME_USED:
         return EMPTY
     held = w[at + L.F_HOLD : at + L.F_HOLD + w[L.W_DEVICES]].any()
-    mapped = w[at + L.F_MAPS] > 0
-    return Cell(f"={w[at + L.F_CONTENT]}" if mapped or not held else "held", frame, not mapped)
+    return Cell(f"={w[at + L.F_CONTENT]}{' h' if held else ''}", frame, not w[at + L.F_MAPS] > 0)
 
 
 def _slot(w: Block, slot: int) -> Cell:

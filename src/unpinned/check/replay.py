@@ -14,12 +14,14 @@ from typing import Any, Final
 from unpinned.check import requests
 from unpinned.check.explain import reason
 from unpinned.check.matrix import MODES, Answer
+from unpinned.check.mutants import MUTANTS
 from unpinned.check.picture import EMPTY, Groups, differences, picture, places, under_way
 from unpinned.check.trace import Cell, Event, Trace
 from unpinned.check.worlds import worlds_of
 from unpinned.model.layout import Block
 from unpinned.model.narration import Step
 from unpinned.model.search import Limits, Search, replay
+from unpinned.model.search import ReplayError as StepError
 from unpinned.model.world import Op, Request, World, WorldError
 from unpinned.paging.policy import Policy
 
@@ -52,7 +54,7 @@ def world_from(data: dict[str, Any]) -> World:
         fields["threads"] = tuple(tuple(Op(*op) for op in thread) for thread in data["threads"])
         fields["requests"] = tuple(Request(**request) for request in data["requests"])
         return World(**fields)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise WorldError(f"a world needs policy, threads and requests as check writes them: {error}") from None
 
 
@@ -163,6 +165,7 @@ def _roles(world: World) -> tuple[tuple[str, str], ...]:
 
 
 def _facts(world: World, mutant: str) -> tuple[tuple[str, str], ...]:
+    imitates = MUTANTS[mutant].imitates if mutant in MUTANTS else ""
     threads = "; ".join(f"{t}: " + ", then ".join(map(str, ops)) for t, ops in enumerate(world.threads))
     rows = ", ".join(f"{cause.name} = {row}" for cause, row in world.policy.rows.items() if str(row) != "NOW")
     facts = [
@@ -171,7 +174,7 @@ def _facts(world: World, mutant: str) -> tuple[tuple[str, str], ...]:
         ("requests", "; ".join(f"{r}: {request}" for r, request in enumerate(world.requests))),
         ("memory", f"{_count(world.pages, 'page')}, {_count(world.frames, 'frame')}, {_count(world.slots, 'slot')}"),
     ]  # fmt: skip
-    return tuple(facts + ([("mutant", mutant)] if mutant else []))
+    return tuple(facts + ([("mutant", f"{mutant}: {imitates}")] if mutant else []))
 
 
 def _count(number: int, what: str) -> str:
@@ -194,9 +197,12 @@ def again(kept: Trace) -> Trace:
     if "request" in kept.world:
         return _request_again(kept)
     data = {name: value for name, value in kept.world.items() if name != "mutant"}
-    made = make_trace(
-        kept.title, world_from(data), kept.verdict, "", kept.path, kept.loop, kept.world.get("mutant", "")
-    )
+    try:
+        made = make_trace(
+            kept.title, world_from(data), kept.verdict, "", kept.path, kept.loop, kept.world.get("mutant", "")
+        )
+    except StepError as error:
+        raise ReplayError(str(error)) from None
     for number, (old, new) in enumerate(zip(kept.events, made.events), 1):
         if old != new:
             raise ReplayError(f"step {number}: kept was {_line(old)!r}, now it is {_line(new)!r}: the code has changed")
@@ -206,8 +212,11 @@ def again(kept: Trace) -> Trace:
 
 
 def _request_again(kept: Trace) -> Trace:
-    fields = {**kept.world["request"], "pages": tuple(kept.world["request"]["pages"])}
-    request = requests.Request(**fields)
+    try:
+        fields = {**kept.world["request"], "pages": tuple(kept.world["request"]["pages"])}
+        request = requests.Request(**fields)
+    except (KeyError, TypeError) as error:
+        raise ReplayError(f"the request is not one that check writes: {error}") from None
     made = requests.make_trace(request, requests.judge(request), kept.world.get("mutant", ""))
     if made.events != kept.events:
         raise ReplayError(f"step 1: kept was {_line(kept.events[0])!r}, now it is {_line(made.events[0])!r}")

@@ -134,7 +134,7 @@ def loads(text: str) -> Trace:
     """Read a trace. Raises TraceError naming what was expected."""
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise TraceError(f"expected the JSON of a trace ({FORMAT!r}); it is no JSON, or cut off: {error}") from None
     if not isinstance(data, dict) or "format" not in data:
         raise TraceError(f"expected a trace ({FORMAT!r}); this JSON has no field 'format'")
@@ -147,6 +147,8 @@ def loads(text: str) -> Trace:
 
 
 def _trace(data: dict[str, Any]) -> Trace:
+    if not isinstance(data["world"], dict):
+        raise TypeError("its world is no object")
     events = tuple(_event(each) for each in data.pop("events"))
     places = tuple((str(name), tuple(cells)) for name, cells in data.pop("places"))
     facts = tuple((str(name), str(value)) for name, value in data.pop("facts"))

@@ -245,18 +245,28 @@ def _list_mutants(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from unpinned.check import kills, replay
+    from dataclasses import replace
+
+    from unpinned.check import kills
+    from unpinned.check.replay import again as run_again
     from unpinned.check.trace import loads
 
     try:
         kept = loads(Path(arguments.replay).read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         kept = loads("")
-    again = kills.replay_mutant(kept) if "mutant" in kept.world else replay.again(kept)
+    again = kills.replay_mutant(kept) if "mutant" in kept.world else run_again(kept)
+    again = replace(again, command=_replaying(arguments.replay))
     if arguments.json:
         _print_json({"replayed": len(again.events)}, again)
     _deliver(arguments, again, shown=not arguments.json)
     return 1
+
+
+def _replaying(path: str) -> str:
+    import shlex
+
+    return f"unpinned check --replay {shlex.quote(path)}"
 
 
 def _print_json(document: dict[str, Any], trace: Any) -> None:
@@ -269,7 +279,6 @@ def _print_json(document: dict[str, Any], trace: Any) -> None:
 
 def _deliver(arguments: argparse.Namespace, trace: Any, shown: bool) -> None:
     """Print the trace, draw it and keep it, as asked."""
-    import shlex
     from dataclasses import replace
 
     from unpinned.check import diagram, page
@@ -281,7 +290,7 @@ def _deliver(arguments: argparse.Namespace, trace: Any, shown: bool) -> None:
             note("nothing broke: there is no trace to draw or keep")
         return
     if arguments.trace:
-        trace = replace(trace, command=f"unpinned check --replay {shlex.quote(arguments.trace)}")
+        trace = replace(trace, command=_replaying(arguments.trace))
     if shown:
         print()
         print(table(trace))

@@ -62,6 +62,8 @@ def test_a_file_comes_back() -> None:
         ('{"format": "unpinned trace 1", "events": []}', "expected a whole trace"),
         (json.dumps({**json.loads(dumps(TRACE)), "speed": 1}), "speed"),
         (json.dumps({**json.loads(dumps(TRACE)), "path": ["x"]}), "whole trace"),
+        (json.dumps({**json.loads(dumps(TRACE)), "world": None}), "its world is no object"),
+        ("[" * 100_000, "no JSON"),
     ],
 )
 def test_what_is_no_trace_is_refused_with_what_was_expected(text: str, message: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from unpinned import cli
+from unpinned.check import search
+from unpinned.check.matrix import Answer, Cell, Outcome
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -61,6 +64,18 @@ def test_a_list_of_mutants_and_an_explanation_need_no_exploration(capsys) -> Non
     assert "no-flush\n  in paging.notifier.invalidate_start" in capsys.readouterr().out
     assert cli.main(["check", "--explain"]) == 0
     assert "late" in capsys.readouterr().out
+
+
+def test_what_is_answered_before_an_interruption_is_printed(capsys, monkeypatch) -> None:
+    def interrupted(asked: Sequence[Cell], *_: object) -> Iterator[Answer]:
+        yield Answer(asked[0], (Outcome("w", "SAFE", 10, 20, 3, 0.1),))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "answers", interrupted)
+    assert cli.main(["check"]) == 130
+    said = capsys.readouterr()
+    assert "1 SAFE, 0 BOUNDED, 0 UNSAFE; 1 worlds, 10 states" in said.out
+    assert "interrupted: 1 of 263 cells were answered" in said.err
 
 
 @pytest.mark.compiled_only
