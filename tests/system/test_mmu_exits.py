@@ -1,6 +1,7 @@
 """Forks, exits and deaths, while the wire is busy with the memory of whoever goes."""
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from support import mmu
@@ -16,7 +18,7 @@ from support.forked import Forked, Line
 from support.mmu import Filler
 from support.mmu_owner import link
 from support.python import SOURCES
-from support.verbs import PATIENCE, REMOTE, End, nonzero, pair
+from support.verbs import ALL, PATIENCE, REMOTE, End, nonzero, pair
 from unpinned import verbs as v
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
@@ -183,6 +185,137 @@ def serve_one(line: Line) -> None:
             for i in range(32):
                 end.receive(i * 4096, 4096)
             line.answer("connected")
+
+
+KINDS = ("private", "memfd", "file")
+OPERATIONS = ("read", "write", "send", "atomic")
+PIECE, PIECES = 65_536, 8
+POSTS = 48
+"""Requests of each lane; several for each piece, and fewer than its queue takes."""
+
+
+def test_a_process_is_killed_whatever_is_in_flight_and_wherever(tmp_path):
+    """Each operation on each kind of memory, a queue pair each: every one ends with a status, and what was acknowledged is in the
+    memory that outlives the process."""
+    fds = {"private": -1, "memfd": os.memfd_create("victim", os.MFD_CLOEXEC),
+           "file": os.open(tmp_path / "victim", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)}  # fmt: skip
+    for fd in (fds["memfd"], fds["file"]):
+        os.ftruncate(fd, len(OPERATIONS) * PIECES * PIECE)
+    victim = Forked(lambda line: serve_lanes(line, fds))
+    end = End.open(POSTS * PIECE)
+    try:
+        words = np.frombuffer(end.mr.region.mapping.owner[0], np.int64).reshape(POSTS, -1)
+        words[:] = np.arange(1, POSTS + 1)[:, None]
+        sink = v.MR(end.pd, POSTS * PIECE)
+        lanes = [VictimLane(end, sink, kind, op) for kind in KINDS for op in OPERATIONS]
+        for lane, theirs in zip(lanes, victim.ask("open", [lane.qp.info().as_dict() for lane in lanes])):
+            lane.connect(theirs)
+        for i in range(POSTS // 2):
+            for lane in lanes:
+                lane.post(i)
+        for lane in lanes:
+            lane.take()
+        for i in range(POSTS // 2, POSTS):
+            for lane in lanes:
+                lane.post(i)
+        victim.kill()
+        for lane in lanes:
+            lane.finish()
+            judge_lane(lane, fds[lane.kind])
+    finally:
+        end.context.close()
+        if victim.pid:
+            victim.kill()
+        for fd in (fds["memfd"], fds["file"]):
+            os.close(fd)
+
+
+def serve_lanes(line: Line, fds: dict[str, int]) -> None:
+    """The victim: a region of each kind and a queue pair for each lane."""
+    end = End.open(4096)
+    size = len(OPERATIONS) * PIECES * PIECE
+    command = line.next()
+    assert command
+    infos = iter(command[1])
+    answer, kept = [], []
+    for kind in KINDS:
+        shared = mmap.MAP_SHARED if fds[kind] >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        mr = v.MR(end.pd, size, ALL, address=mmu.map_anew(size, shared, fds[kind]))
+        for number, op in enumerate(OPERATIONS):
+            cap = v.QPCap(max_send_wr=1, max_recv_wr=2 * POSTS)
+            qp = v.QP(end.pd, v.QPInitAttr(scq=end.cq, rcq=end.cq, cap=cap))
+            start = mr.buf + number * PIECES * PIECE
+            answer.append([qp.info().as_dict(), start, mr.rkey])
+            kept.append((mr, qp))
+            qp.connect(v.PeerInfo(**next(infos)), REMOTE)
+            for i in range(2 * POSTS if op == "send" else 0):
+                qp.post_recv(v.RecvWR(i, sg=v.SGE(start + i % PIECES * PIECE, PIECE, mr.lkey)))
+    line.answer(answer)
+    line.next()
+
+
+class VictimLane:
+    """One operation on one kind of the victim's memory: request i is for piece i % PIECES, and carries i + 1."""
+
+    def __init__(self, end: End, sink: v.MR, kind: str, op: str) -> None:
+        self.end, self.sink, self.kind, self.op = end, sink, kind, op
+        self.cq = v.CQ(end.context, 2 * POSTS)
+        self.qp = v.QP(end.pd, v.QPInitAttr(scq=self.cq, rcq=self.cq, cap=v.QPCap(max_send_wr=2 * POSTS), sq_sig_all=1))
+        self.statuses: list[int] = []
+        self.posted = 0
+
+    def connect(self, theirs: list[Any]) -> None:
+        info, self.start, self.key = theirs
+        self.qp.connect(v.PeerInfo(**info))
+
+    def post(self, i: int) -> None:
+        place = self.start + i % PIECES * PIECE
+        local = (self.sink if self.op in ("read", "atomic") else self.end.mr)
+        wr = v.SendWR(opcode=CODES[self.op], sg=v.SGE(local.buf + i * PIECE, 8 if self.op == "atomic" else PIECE, local.lkey))
+        if self.op == "atomic":
+            wr.set_wr_atomic(self.key, place, 1, 0)
+        elif self.op != "send":
+            wr.set_wr_rdma(self.key, place)
+        self.qp.post_send(wr)
+        self.posted += 1
+
+    def take(self) -> None:
+        """At least one completion."""
+        got, wcs = self.cq.wait(2 * POSTS, PATIENCE)
+        assert got, f"{self.op} on {self.kind}: no status; {nonzero(self.end.context.counters())}"
+        self.statuses += [wc.status for wc in wcs]
+
+    def finish(self) -> None:
+        """Until nobody answers any more and every request has its status."""
+        while len(self.statuses) < self.posted or not any(self.statuses):
+            if len(self.statuses) == self.posted:  # all were answered in time
+                self.post(POSTS - 1)
+            self.take()
+
+
+CODES = {"read": v.IBV_WR_RDMA_READ, "write": v.IBV_WR_RDMA_WRITE, "send": v.IBV_WR_SEND,
+         "atomic": v.IBV_WR_ATOMIC_FETCH_AND_ADD}  # fmt: skip
+
+
+def judge_lane(lane: VictimLane, fd: int) -> None:
+    """One request failed, those behind it were flushed; of what the memory holds no byte is lost and none is anybody else's."""
+    acked = next(i for i, status in enumerate(lane.statuses) if status)
+    about = f"{lane.op} on {lane.kind}: {lane.statuses}"
+    assert acked and lane.statuses[acked] in SILENT and set(lane.statuses[acked + 1 :]) <= {v.IBV_WC_WR_FLUSH_ERR}, about
+    if lane.op == "read":
+        assert not any(lane.sink.read(POSTS * PIECE)[8:PIECE]), about  # it was never written
+    elif fd >= 0:
+        start = OPERATIONS.index(lane.op) * PIECES * PIECE
+        there = np.frombuffer(os.pread(fd, PIECES * PIECE, start), np.int64).reshape(PIECES, -1)
+        for piece in range(PIECES):
+            posted = [i + 1 for i in range(POSTS) if i % PIECES == piece]
+            done = sum(value <= acked for value in posted)
+            if lane.op == "atomic":
+                more = max(lane.posted - POSTS, 0) if piece == (POSTS - 1) % PIECES else 0
+                assert done <= there[piece, 0] <= len(posted) + more and not there[piece, 1:].any(), about
+            else:
+                allowed = [*posted[max(done - 1, 0) :], *([0] if done == 0 else [])]
+                assert np.isin(there[piece], allowed).all(), f"{about}: {np.unique(there[piece])}, not {allowed}"
 
 
 @contextmanager

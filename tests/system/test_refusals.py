@@ -2,7 +2,9 @@
 that names the call, and `unpinned doctor` tells the same.
 """
 
+import contextlib
 import errno
+import io
 import mmap
 import os
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from support import Missing, seccomp
 from support.forked import Forked, Line
 from support.memory import mapped
 from support.verbs import ALL, End, connect
+from unpinned import cli
 from unpinned import verbs as v
 from unpinned.host import capabilities, memory, system
 from unpinned.host.pagemap import MADV_POPULATE_READ, MADV_POPULATE_WRITE, PAGEMAP_SCAN
@@ -97,6 +100,11 @@ def test_no_process_vm(tmp_path: Path) -> None:
         with unpinned.serve({"x": array}) as server, unpinned.connect(server.address) as client:
             assert (client["x"][:] == array).all()
         lacks("process_vm", "process_vm_readv: EPERM")
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert cli.main(["doctor"]) == 0
+        words = " ".join(said.getvalue().split())
+        assert "NO process_vm process_vm_readv: EPERM" in words and "costs: private memory and files cannot be registered" in words
+        assert "Everything works" not in words
 
     refused(body, "process_vm_readv", "process_vm_writev")
 

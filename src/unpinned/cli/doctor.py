@@ -1,7 +1,8 @@
 """Try what this kernel allows, and say what each lack costs.
 
 Every line was tried just now, and cleaned up. A facility that is missing makes
-something slower or less safe, never wrong; what to do about it stands below.
+something slower or less safe, or has it refused in a sentence, never wrong;
+what it costs and what to do about it stand below its line.
 """
 
 import argparse
@@ -52,4 +53,4 @@ def _lines(capability: Any) -> list[str]:
 def _verdict(all_of: int, missing: int) -> str:
     if not missing:
         return f"\nAll {all_of} are there: nothing here is slower or less safe than it could be."
-    return f"\n{all_of - missing} of {all_of} are there. Everything works; see above for what it costs."
+    return f"\n{all_of - missing} of {all_of} are there; above stands what the lack of the others costs."
