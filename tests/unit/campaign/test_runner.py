@@ -102,12 +102,16 @@ def test_no_scheduler_is_said_so(module, monkeypatch):
 
 
 @pytest.mark.system
-def test_somebody_s_scheduler_does_the_work(module):
+def test_somebody_s_scheduler_does_the_work_and_goes_on_after_a_stop(module, tmp_path):
     from distributed import LocalCluster
 
+    whole = plan(module, range(6))
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, processes=True) as cluster:
-        report = run(plan(module, range(4)), scheduler=cluster.scheduler_address, show=False)
-    assert squares(report) == {i: i * i for i in range(4)} and report.workers == 1
+        where = {"scheduler": cluster.scheduler_address, "file": tmp_path / "record", "show": False}
+        first = run(whole, **where, stop=lambda result: True)
+        assert first.stopped and len(first.results) == 1
+        report = run(whole, **where)
+    assert squares(report) == {i: i * i for i in range(6)} and report.workers == 1 and report.resumed == 1
 
 
 @pytest.mark.system
