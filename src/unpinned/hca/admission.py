@@ -16,7 +16,7 @@ from unpinned.hca.parking import forget_requests, keep
 from unpinned.hca.qp import find_qp
 from unpinned.hca.ready import set_deadline
 from unpinned.hca.responder import request
-from unpinned.hca.verdicts import PARKED, TAKEN
+from unpinned.hca.verdicts import AGAIN, PARKED, TAKEN
 from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
 from unpinned.wire.bytes import be16, be24, be32
@@ -106,6 +106,8 @@ def admit_request(h, p, b, q, o, n, now):
             return line_up(h, b, q, o, n, psn)
         if psn < h[q + L.QP_READ_END] and O.OPCODE[b[o]] & (O.READ | O.ATOMIC):
             return request(h, p, b, q, o, n, 0, now)
+    if busy == L.BUSY_ATOMIC and psn < h[q + L.QP_READ_FIRST]:
+        return AGAIN  # sent again, and nobody would ask for it: when the atomic's answer is out, at most a few rounds
     h[L.C_DUPLICATE_PARKED] += 1  # of what waits here: dropped in silence, it holds its PSN
     return TAKEN
 

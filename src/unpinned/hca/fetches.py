@@ -105,15 +105,16 @@ def start_atomic(h, q, psn):
 
 @kernel
 def put_aside(h, q, end):
-    """Something repeated, up to PSN ``end``, interrupts a later READ: that goes on afterwards (``reads.carry_on``).
+    """Something repeated, up to PSN ``end``, interrupts a later READ, or itself: that goes on afterwards (``reads.carry_on``).
 
     The peer may have gone back, and then it will ask for that READ again too, which ends the interrupted one; or the wire has
-    repeated the packet, and then nobody will.
+    repeated the packet, and then nobody will.  A READ that is repeated while it is answered may find a page gone that it had
+    sent: the peer, which has that response, waits for the rest.
     """
     if h[q + L.QP_KEPT_END]:
         if end > h[q + L.QP_KEPT_FIRST]:
             h[q + L.QP_KEPT_END] = 0
-    elif h[q + L.QP_BUSY] == L.BUSY_READ and end <= h[q + L.QP_READ_FIRST]:
+    elif h[q + L.QP_BUSY] == L.BUSY_READ and (end <= h[q + L.QP_READ_FIRST] or h[q + L.QP_READ_PSN] > h[q + L.QP_READ_FIRST]):
         h[q + L.QP_KEPT_FIRST] = h[q + L.QP_READ_FIRST]
         h[q + L.QP_KEPT_PSN] = h[q + L.QP_READ_PSN]
         h[q + L.QP_KEPT_END] = h[q + L.QP_READ_END]

@@ -144,6 +144,8 @@ def stream(h, p, b, q, budget, now):
         h[q + L.QP_READ_PSN] = psn + 1
         h[q + L.QP_READ_VA] = va + size
         h[q + L.QP_READ_LEFT] -= size
+        if psn >= h[q + L.QP_KEPT_PSN]:
+            h[q + L.QP_KEPT_END] = 0  # the rest of the same READ: overtaken
         if psn + 1 == h[q + L.QP_READ_END] and carry_on(h, q):
             return sent  # its next turn begins with its own key
     return sent

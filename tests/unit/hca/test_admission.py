@@ -288,6 +288,19 @@ def test_what_is_sent_again_and_finds_no_place_is_asked_for() -> None:
     end.quiet()
 
 
+def test_a_read_that_comes_again_during_a_later_atomic_is_answered_after_it() -> None:
+    """The peer that came again after "not ready" does so only once (I9; found by the swarm, seed 995423)."""
+    end = End(2)
+    there = end.buffer(64)
+    peer = peer_of(end)
+    again = peer.packet(O.RC_READ_REQUEST, 100, reth=(there.va, there.key, 8))
+    assert psns(peer.give(again)) == [100]
+    add = peer.packet(O.RC_FETCH_ADD, 101, atomiceth=(there.va, there.key, 5, 0))
+    assert psns(peer.give(add, again, add)) == [101, 100, 101]
+    assert there.array[:8].view("i8")[0] == 5
+    end.quiet()
+
+
 def test_a_parked_read_may_be_asked_for_again_from_a_later_place() -> None:
     peer, there = streaming()
     assert peer.give(peer.packet(O.RC_READ_REQUEST, 170, reth=(there.va, there.key, 58 * 1024)))[0]["psn"] == 170

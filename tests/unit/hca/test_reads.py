@@ -97,6 +97,36 @@ def test_a_copy_of_the_read_does_not_hold_up_its_not_ready() -> None:
     assert answers[0]["aeth"][0] & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR
 
 
+def test_a_copy_of_the_read_does_not_end_it() -> None:
+    """A page that the READ had sent is gone for the copy, and its peer waits for the rest (I9; found by the swarm, seed 850979)."""
+    end = End(2)
+    end.fault_after = 6 * MS
+    source = end.buffer(2 * PAGE, pinned=False)
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end, park_ns=4 * MS)
+    request = read(peer, 100, source, 0, 2 * PAGE)
+    assert [a["psn"] for a in peer.give(request)] == [100, 101, 102, 103]
+    end.discard(source.pages(0, PAGE))
+    assert peer.give(request) == []
+    (nak,) = peer.wait(4 * MS)
+    assert nak["psn"] == 100 and nak["aeth"][0] & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR
+    assert [a["psn"] for a in peer.wait(3 * MS)] == [104, 105, 106, 107]
+    end.quiet()
+
+
+def test_a_copy_of_the_read_that_overtakes_it_is_all_that_is_sent() -> None:
+    end = End(2)
+    end.fault_after = 2 * MS
+    source = end.buffer(2 * PAGE, pinned=False)
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end, park_ns=4 * MS)
+    request = read(peer, 100, source, 0, 2 * PAGE)
+    assert [a["psn"] for a in peer.give(request)] == [100, 101, 102, 103]
+    assert [a["psn"] for a in peer.give(request)] == [100, 101, 102, 103]
+    assert [a["psn"] for a in peer.wait(2 * MS)] == [104, 105, 106, 107]
+    end.quiet()
+
+
 def test_a_fault_that_ends_as_its_park_does_is_served() -> None:
     end = End(2)
     end.fault_after = 4 * MS
