@@ -285,6 +285,38 @@ def test_several_deferrals_at_once(threads: tuple[tuple[Op, ...], ...], tlb: boo
     assert {"verdict DEFERRED", "discharged"} <= result.reached
 
 
+ANYTHING = [
+    *(Op(name, page) for page in (0, 1) for name in ("UNMAP", "DISCARD", "RECLAIM", "SOFT_DIRTY", "MIGRATE", "OOM", "WRITE")),
+    *(Op("MERGE", page, arg=2) for page in (0, 1)), Op("FORK"), Op("EXIT"), Op("MAP"), Op("REPLACE"), Op("REMAP", 1, arg=0),
+]  # fmt: skip
+
+
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("first", [Op("UNMAP"), Op("REMAP", arg=1), Op("DISCARD"), Op("RECLAIM"), Op("SOFT_DIRTY")], ids=str)
+def test_whatever_follows_a_deferral_its_obligation_is_enough(first: Op) -> None:
+    """Of each pair of operations every interleaving with a device that writes twice. (A deferred mremap was not safe once.)"""
+    batched = {cause: Row(Verdict.DEFER, 4, 1) for cause in Cause if MEANINGS[cause].deferrable}
+    fields: dict[str, Any] = {"pages": 3, "frames": 4, "slots": 2, "touched": (0, 2), "mapped": (0, 2), "deferrals": 2, "active": 3}
+    for second in ANYTHING:
+        script = (first, second, Op("READ", 1 if first.name == "REMAP" else 0))
+        request = Request("WRITE", repeat=1)
+        result = explore(World(str(script), threads=(script,), requests=(request,), policy=Policy("all", batched), **fields))
+        assert result.verdict == "SAFE", f"{first}, {second}: {result.message}"
+        assert "verdict DEFERRED" in result.reached
+
+
+@pytest.mark.compiled_only
+def test_a_file_s_page_is_written_for_the_child_too() -> None:
+    deferred = policy(Cause.UNMAP, Verdict.DEFER)
+    threads = ((Op("FORK"), Op("UNMAP")), (Op("READ", process=1),))
+    shared = World("shared", pages=1, frames=3, slots=1, file=True, threads=threads, requests=(Request("WRITE"),), policy=deferred)
+    assert explore(shared).verdict == "SAFE"
+    aliased = dataclasses.replace(shared, device="alias", tlb=False, mode="late")
+    assert explore(aliased).verdict == explore(dataclasses.replace(shared, file=False)).verdict == "SAFE"
+    with pytest.raises(WorldError, match="MERGE 0 1: only private memory is merged"):
+        World("merged", file=True, threads=((Op("MERGE", 0, arg=1),),))
+
+
 def test_a_search_that_is_cut_says_where() -> None:
     world = EVERYTHING[0]
     few = explore(world, Limits(states=1000), liveness=False)

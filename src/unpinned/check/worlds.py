@@ -70,6 +70,11 @@ def _again(op: Op, **more: Any) -> Scene:
     return Scene("again", ((op, op),), (_read(), _write()), {"touched": (0,), **more})
 
 
+def _of_a_file(*script: Op) -> Scene:
+    """A page of the page cache."""
+    return Scene("file", (script,), (_write(), _read()), {"touched": (0,), "file": True})
+
+
 _WRITE: Final = _op("WRITE")
 
 SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
@@ -78,6 +83,7 @@ SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
         Scene("replace", ((_op("REPLACE"), _WRITE),), (_write(),), {"touched": (0,)}),
         _one_by_one("UNMAP"),
         Scene("mapped-again", ((_op("UNMAP"),), (_op("MAP"),)), (_write(),), {"touched": (0,)}),
+        _of_a_file(_op("UNMAP")),
     ),
     Cause.REMAP: (
         *_scenes(_op("REMAP", 0, 1, 2), (_op("REMAP", 0, 2, 2),), _op("WRITE", 2, 3), pages=4),
@@ -90,12 +96,14 @@ SCENES: Final[dict[Cause, tuple[Scene, ...]]] = {
     Cause.DISCARD: (
         *_scenes(_op("DISCARD"), (_op("DISCARD", 0, 2),), _WRITE),
         _one_by_one("DISCARD"),
+        _of_a_file(_op("DISCARD"), _op("READ")),
         # The same for ever on another page: it must starve nobody.
         Scene("unrelated", ((_op("DISCARD", 1, 2),),), (_read(), _write()), {"pages": 2, "touched": (0, 1), "loops": (0,)}),
     ),
     Cause.RECLAIM: (
         *_scenes(_op("RECLAIM"), (_op("RECLAIM"), _op("RECLAIM", 1, 2)), _op("READ")),
         _one_by_one("RECLAIM"),
+        _of_a_file(_op("RECLAIM"), _op("READ")),
         # Aging: a page that the device has used is spared once.
         Scene("aged", (2 * (_op("RECLAIM", 0, 1, 1),),), (_read(), _write()), {"touched": (0,)}),
     ),

@@ -23,6 +23,7 @@ from unpinned.model.machine import (
     reach,
     set_truth,
     settle_frame,
+    slot_at,
     take_frame,
     unmap_frame,
     vma_at,
@@ -78,7 +79,7 @@ def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
     reach(w, M.REACHED_STALE)
     if not deferral_over(w, d, page) or e & M.PTE_PRESENT:
         return PROPERTY_I3
-    if w[w[M.W_STATE] + M.X_ALIVE] & 2:
+    if w[w[M.W_STATE] + M.X_ALIVE] & 2 and not w[slot_at(w, w[f + M.F_SLOT]) + M.S_FILE]:  # a file's page is shared for writing
         for other in range(w[M.W_PAGES]):
             mine = w[pte_at(w, 1, other)]
             if mine & M.PTE_PRESENT and mine >> M.PTE_SHIFT == frame and (write or not w[f + M.F_HOLD + d]):
@@ -87,6 +88,16 @@ def judge(w: Block, d: int, page: int, frame: int, write: int) -> int:
     if w[f + M.F_HOLD + d] or w[f + M.F_HAND] or (slot and w[f + M.F_SLOT] == slot):
         return 0
     return PROPERTY_I1  # it is somebody else's page by now
+
+
+@kernel
+def set_child_truth(w: Block, slot: int, value: int) -> int:
+    """A write to a file's block, for a child that may be the only one by now who maps it; 0."""
+    if w[M.W_PROCESSES] == 2 and w[slot_at(w, slot) + M.S_FILE]:
+        for page in range(w[M.W_PAGES]):
+            if w[vma_at(w, 1, page) + M.V_SLOT] == slot:
+                set_truth(w, 1, page, value)
+    return 0
 
 
 @kernel
@@ -107,7 +118,7 @@ def touch_frame(w: Block, d: int, page: int, frame: int, write: int, value: int)
             set_truth(w, 0, other, value)
         elif slot and w[vma_at(w, 0, other) + M.V_SLOT] == slot:
             set_truth(w, 0, other, value)
-    return 0
+    return set_child_truth(w, slot, value)
 
 
 @kernel
@@ -153,4 +164,5 @@ def touch_object(w: Block, slot: int, write: int, value: int) -> int:
         for page in range(w[M.W_PAGES]):
             if w[vma_at(w, 0, page) + M.V_SLOT] == slot:
                 set_truth(w, 0, page, value)
+        set_child_truth(w, slot, value)
     return 1 if frame else 0

@@ -117,6 +117,7 @@ class World:
             demand(op.name in M.OPS[1:-1], "threads", f"{op.name!r}: no such operation ({', '.join(M.OPS[1:-1])})")
             last = max(op.end, op.start + 1)
             demand(0 <= op.start < last <= self.pages, "threads", f"{op}: not inside {self.pages} pages")
+            demand(op.name != "MERGE" or not self.file, "threads", f"{op}: only private memory is merged, and this is a file's")
             single = op.name in ("RECLAIM", "MIGRATE", "MERGE")
             demand(
                 not single or last == op.start + 1, "threads", f"{op}: takes one page; a range is several operations"
