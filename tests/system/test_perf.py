@@ -1,10 +1,14 @@
 """`unpinned perf` between real processes: every test, both ways of being two ends, and clients that are none."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +39,20 @@ def test_every_test_runs_on_loopback(test):
     assert set(result) == FIGURES[test.partition("_")[2]]
     assert result["n_iterations"] == 37
     assert all(value > 0 for name, value in result.items() if name != "t_stdev")
+
+
+def test_ctrl_c_while_the_other_end_starts_is_one_line():
+    command = [*COMMAND, "read_bw", "--loopback", "-D", "60"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        while process.poll() is None and not children.read_text():
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "unpinned perf: interrupted\n" and process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize(

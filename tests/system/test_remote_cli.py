@@ -94,6 +94,9 @@ def test_get_brings_a_file_byte_for_byte(served, folder, tmp_path):
     assert document["bytes"] == ROWS.nbytes and document["output"] == "rows.npy" and document["gigabytes_per_second"] > 0
     assert (tmp_path / "rows.npy").read_bytes() == (folder / "rows.npy").read_bytes()
     assert os.listdir(tmp_path) == ["rows.npy"]
+    before = (folder / "rows.npy").read_bytes()
+    said = refused("get", f"{served['address']}/rows[:2]", cwd=folder)  # beside what is served: its name is the file's own
+    assert "rows.npy is there already" in said and (folder / "rows.npy").read_bytes() == before
 
 
 def test_get_takes_an_index(served, tmp_path):

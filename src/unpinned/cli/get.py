@@ -17,11 +17,14 @@ unpinned get "node7/embeddings[[3, 17, 99]]" --token-file token --json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="ADDRESS/NAME[INDEX]", help="what to read")
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write it (NAME.npy)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write it (a new NAME.npy)")
     parser.add_argument("--token-file", metavar="FILE", help="holds the server's token")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import os
+
+    from unpinned.cli import CommandError
     from unpinned.cli._output import note, print_json
     from unpinned.cli._remote import read_token, sentences, transfer
     from unpinned.remote import connect
@@ -30,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     with sentences():
         place = parse_place(arguments.source)
         output = arguments.output or f"{place.name.rpartition('/')[2]}.npy"
+        if arguments.output is None and os.path.lexists(output):  # it may be the very file that is served
+            raise CommandError(f"{output} is there already: say where to write, -o FILE")
         with connect(place.address, read_token(arguments.token_file)) as client:
             array = client[place.name]
             shape = array.selected_shape(place.index)

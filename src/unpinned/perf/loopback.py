@@ -28,6 +28,7 @@ def server() -> Iterator[socket.socket]:
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
+        process_group=0,  # Ctrl-C is ours alone, and it goes with us
         env={**os.environ, "PYTHONPATH": path},
     )
     theirs.close()
@@ -44,7 +45,6 @@ def server() -> Iterator[socket.socket]:
 
 def main(words: list[str]) -> int:
     """Serve the one client at the other end of the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, and we go with it
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(words[0]):
         return 1
