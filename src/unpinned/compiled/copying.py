@@ -10,25 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from unpinned.compiled.decorator import INTERPRETED, kernel
-from unpinned.compiled.intrinsics import copy_bytes
+from unpinned.compiled.intrinsics import copy_bytes, emit_prefetch
 
 LINE = 64
 AHEAD = 1024  # bytes between the copy and its prefetch: flat between 512 and 4,096 where it was measured
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 _LINE = ir.VectorType(_I64, LINE // 8)
-
-
-def _prefetch(builder: Any, address: Any, write: bool) -> None:
-    pointer = _I8.as_pointer()
-    hint = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
-    function = cgutils.get_or_insert_function(builder.module, hint, "llvm.prefetch.p0")
-    operands = [ir.Constant(_I32, value) for value in (int(write), 3, 1)]  # keep in all levels; data
-    builder.call(function, [builder.inttoptr(address, pointer), *operands])
 
 
 @intrinsic
@@ -41,8 +33,8 @@ def move_line(typing_context: Any, target: Any, source: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, ahead = _LINE.as_pointer(), ir.Constant(_I64, AHEAD)
         target, source = args
-        _prefetch(builder, builder.add(source, ahead), False)
-        _prefetch(builder, builder.add(target, ahead), True)
+        emit_prefetch(builder, builder.add(source, ahead), False)
+        emit_prefetch(builder, builder.add(target, ahead), True)
         line = builder.load(builder.inttoptr(source, pointer), align=1)
         builder.store(line, builder.inttoptr(target, pointer), align=1)
         return ir.Constant(_I64, 0)

@@ -126,6 +126,14 @@ def fill_bytes(typing_context: Any, target: Any, value: Any, length: Any) -> Any
     return _block("llvm.memset", False)
 
 
+def emit_prefetch(builder: Any, address: Any, write: bool) -> None:
+    """Code that brings the line at *address* (a word) into every cache, and waits for nothing; any address will do."""
+    pointer, i32 = _I8.as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+    builder.call(function, [builder.inttoptr(address, pointer), i32(int(write)), i32(3), i32(1)])  # all levels; data
+
+
 @intrinsic
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """``prefetch(array, index)``: bring that word nearer to the processor, and wait for nothing; any index will do; returns 0."""
@@ -134,11 +142,7 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        place = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
-        i32 = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(function, [place, i32(0), i32(3), i32(1)])  # for a read, into every cache, data
+        emit_prefetch(builder, builder.ptrtoint(builder.gep(data, [args[1]]), _I64), False)
         return ir.Constant(_I64, 0)
 
     return types.int64(array, types.int64), generate
