@@ -19,6 +19,7 @@ import numpy as np
 from unpinned.hca import block
 from unpinned.hca import layout as L
 from unpinned.host import control, process, system
+from unpinned.host import engine_words as E
 from unpinned.host.memory import Kind, Mapping
 from unpinned.host.pagemap import close_scratch, resident, scan_scratch
 from unpinned.paging import layout as P
@@ -135,6 +136,7 @@ class Regions:
     def _open(self, record: dict[int, int], low: int, flags: int, mapping: Mapping | None, key: int) -> Region:
         device = self._device
         start, length = record.get(L.MR_START, 0), record[L.MR_LENGTH]
+        why = mapping.unnotified if mapping is not None else "the whole address space is not watched"
         with process.control:
             device.check()
             if not self._slots or not self._records:
@@ -156,7 +158,8 @@ class Regions:
                 self._slots.append(slot)
                 self._records.append(index)
                 raise
-            why = mapping.unnotified if mapping is not None else "the whole address space is not watched"
+            if why:
+                device.e[E.E_UNTOLD] += 1
             region = Region(device, mr, slot, key, mapping, start, length, low - start, why)
             self.open[mr] = region
         return region
@@ -215,6 +218,8 @@ class Regions:
 
     def _forget(self, region: Region) -> None:
         region._gone = 2  # first: an interruption may lose a record, but none is free twice
+        if region.unnotified:
+            self._device.e[E.E_UNTOLD] -= 1
         block.remove_key(self._device.h, region.key)
         self.open.pop(region.mr, None)
         self._records.insert(0, (region.mr - int(self._device.h[L.H_MR_BASE])) // L.MR_WORDS)

@@ -9,8 +9,9 @@ the last change, finds all of it, the horizon doubles, up to HORIZON_MAX_NS. At 
 again, for all entries at once: a page that the table has and a look does not find, or a batch of copies that took long
 while the process had a major fault. What is risked is one such batch.
 
-Two things keep it short: a recording, whose replay knows one horizon, and a discard lately, whose entries expire early
-by being dated back (`paging.collisions.validated_at`) and must not come to life again.
+Three things keep it short: a region of whose changes no event tells (what was discarded there has left unnoticed, and
+somebody's fault handler may take its time); a recording, whose replay knows one horizon; and a discard lately, whose
+entries expire early by being dated back (`paging.collisions.validated_at`) and must not come to life again.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ def looked(e, p, start, end, upto, now):
     """A look at [start, end) found [start, upto) there. Lock held, nothing installed yet."""
     if upto < end and entry(p, upto) & (P.PRESENT | P.STALE) == P.PRESENT:
         return distrust(e, p, now)
+    if e[E.E_RECORD] or e[E.E_UNTOLD]:
+        p[P.HORIZON_NS] = HORIZON_NS
+        return 0
     horizon = p[P.HORIZON_NS]
-    if e[E.E_RECORD] or horizon >= HORIZON_MAX_NS or now - e[E.E_HORIZON_SINCE] < horizon or entry(p, start) & P.PRESENT == 0:
+    if horizon >= HORIZON_MAX_NS or now - e[E.E_HORIZON_SINCE] < horizon or entry(p, start) & P.PRESENT == 0:
         return 0
     for i in range(p[P.PROVISIONAL_COUNT]):
         if now < p[p[P.PROVISIONAL] + i * P.PROVISIONAL_WORDS + P.PROVISIONAL_UNTIL] + 2 * horizon:

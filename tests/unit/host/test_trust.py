@@ -75,9 +75,12 @@ def test_a_look_at_what_the_table_has_not_says_nothing(world: World) -> None:
     assert world.p[P.HORIZON_NS] == HORIZON_NS
 
 
-def test_it_stays_while_a_recording_runs(world: World) -> None:
-    world.e[E.E_RECORD] = 1
-    assert world.look(HORIZON_NS) == HORIZON_NS
+@pytest.mark.parametrize("reason", [E.E_RECORD, E.E_UNTOLD])
+def test_it_is_short_while_a_recording_runs_and_beside_memory_without_events(world: World, reason: int) -> None:
+    assert world.look(HORIZON_NS) == 2 * HORIZON_NS
+    world.e[reason] = 1
+    for _ in range(2):
+        assert world.look(2 * HORIZON_NS) == HORIZON_NS
 
 
 def test_what_a_discard_dated_back_does_not_come_to_life_again(world: World) -> None:
