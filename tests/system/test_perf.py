@@ -42,12 +42,16 @@ def test_every_test_runs_on_loopback(test):
 
 
 def test_ctrl_c_while_the_other_end_starts_is_one_line():
+    """It is not told of Ctrl-C at all, or it would say so in its own way."""
     command = [*COMMAND, "read_bw", "--loopback", "-D", "60"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
-        while process.poll() is None and not children.read_text():
+        while process.poll() is None and not (started := children.read_text().split()):
             time.sleep(0.001)
+        while b"perf.loopback" not in Path(f"/proc/{started[0]}/cmdline").read_bytes():
+            time.sleep(0.001)
+        assert os.getpgid(int(started[0])) != process.pid
         os.killpg(process.pid, signal.SIGINT)
         assert process.communicate(timeout=60)[1] == "unpinned perf: interrupted\n" and process.returncode == 130
     finally:
