@@ -100,7 +100,7 @@ def test_read_only_buffers(pd):
         ({"length": 10, "access": v.IBV_ACCESS_ZERO_BASED | READ}, "access 0x20"),
         ({"length": np.arange(10)[::2]}, "length"),
         ({"length": bytearray(9), "address": 4096}, "address"),
-        ({"length": 10, "implicit": True}, "implicit"),
+        ({"length": b"1234", "implicit": True}, "implicit"),
         ({"access": READ, "implicit": True}, "unsafe"),
         ({"access": v.IBV_ACCESS_LOCAL_WRITE, "implicit": True}, "access"),
     ],
@@ -193,6 +193,17 @@ def test_an_implicit_region_is_all_memory():
         wr.set_wr_rdma(whole.rkey, 8)
         a.qp.post_send(wr)
         a.wait(v.IBV_WC_REM_ACCESS_ERR)
+
+
+def test_an_implicit_region_may_have_memory_of_its_own_beside():
+    with pair() as (a, b):
+        whole = v.MR(b.pd, 5000, ALL, implicit=True, unsafe=True)
+        assert whole.kind == "implicit" and whole.buf and not whole.read(5000).strip(b"\0")
+        a.mr.write(b"x" * 5000)
+        a.remote(v.IBV_WR_RDMA_WRITE, whole, 0, 100, 4900)
+        a.wait()
+        assert whole.read(5000) == bytes(100) + b"x" * 4900
+        assert whole.covers(whole.buf, 5000) and whole.covers(a.mr.buf, 1)
 
 
 def test_a_pinned_region_is_locked_and_works():

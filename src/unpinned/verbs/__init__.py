@@ -15,10 +15,11 @@ idempotent and cascades; the garbage collector, a fork, an exit or Ctrl-C at any
 from __future__ import annotations
 
 from unpinned.verbs import enums
-from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
+from unpinned.verbs.addr import GID, AHAttr, GIDEntry, GlobalRoute
 from unpinned.verbs.attributes import PeerInfo, QPAttr, QPCap, QPInitAttr
 from unpinned.verbs.context import Context, DeviceAttr, DeviceAttrEx, ODPCaps
 from unpinned.verbs.cq import CQ, WC, WC_DTYPE, CompChannel
+from unpinned.verbs.devices import Device, get_device_list
 from unpinned.verbs.enums import *  # noqa: F403
 from unpinned.verbs.errors import ArgumentError, CompletionError, wc_status_to_str
 from unpinned.verbs.mr import MR, FileMR
@@ -28,8 +29,8 @@ from unpinned.verbs.qp import QP
 from unpinned.verbs.wr import SGE, RecvWR, SendWR
 
 __all__ = [
-    "AHAttr", "ArgumentError", "CQ", "CompChannel", "CompletionError", "Context", "DeviceAttr", "DeviceAttrEx", "FileMR",
-    "GID", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr", "QPCap", "QPInitAttr", "RecvWR",
-    "SGE", "SendWR", "WC", "WC_DTYPE", "wc_status_to_str",
+    "AHAttr", "ArgumentError", "CQ", "CompChannel", "CompletionError", "Context", "Device", "DeviceAttr", "DeviceAttrEx", "FileMR",
+    "GID", "GIDEntry", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr", "QPCap", "QPInitAttr", "RecvWR",
+    "SGE", "SendWR", "WC", "WC_DTYPE", "get_device_list", "wc_status_to_str",
     *(name for name in vars(enums) if name.startswith("IBV_")),
 ]  # fmt: skip

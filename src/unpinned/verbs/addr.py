@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from unpinned.host.udp import IPAddress, address_words
+from unpinned.verbs.enums import IBV_GID_TYPE_ROCE_V2
 from unpinned.verbs.errors import ArgumentError, integer
 
 
@@ -69,6 +70,30 @@ class GID:
         return f"GID({str(self.address)!r})"
 
 
+@dataclass(frozen=True)
+class GIDEntry:
+    """A line of a device's table of GIDs (ibv_gid_entry)."""
+
+    gid: GID
+    gid_index: int = 0
+    port_num: int = 1
+    gid_type: int = IBV_GID_TYPE_ROCE_V2
+    ndev_ifindex: int = 0
+
+    @property
+    def gid_subnet_prefix(self) -> int:
+        """The upper 64 bits."""
+        return int.from_bytes(self.gid.raw[:8], "big")
+
+    @property
+    def gid_interface_id(self) -> int:
+        """The lower 64 bits."""
+        return int.from_bytes(self.gid.raw[8:], "big")
+
+    def gid_str(self) -> str:
+        return self.gid.gid
+
+
 @dataclass
 class GlobalRoute:
     """The global routing part of an address: where to (``dgid``)."""
@@ -103,3 +128,23 @@ class AHAttr:
         if not self.is_global or self.gr is None or self.gr.dgid is None:
             raise ArgumentError("ah_attr", "RoCE needs a global address: is_global=1, gr=GlobalRoute(dgid=...)")
         return self.gr.dgid
+
+    @property
+    def sgid_index(self) -> int:
+        return self._route.sgid_index
+
+    @property
+    def hop_limit(self) -> int:
+        return self._route.hop_limit
+
+    @property
+    def traffic_class(self) -> int:
+        return self._route.traffic_class
+
+    @property
+    def flow_label(self) -> int:
+        return self._route.flow_label
+
+    @property
+    def _route(self) -> GlobalRoute:
+        return self.gr if self.gr is not None else GlobalRoute()

@@ -65,6 +65,27 @@ class QPInitAttr:
         self.rcq = value
 
 
+    @property
+    def max_send_wr(self) -> int:
+        return self.cap.max_send_wr
+
+    @property
+    def max_recv_wr(self) -> int:
+        return self.cap.max_recv_wr
+
+    @property
+    def max_send_sge(self) -> int:
+        return self.cap.max_send_sge
+
+    @property
+    def max_recv_sge(self) -> int:
+        return self.cap.max_recv_sge
+
+    @property
+    def max_inline_data(self) -> int:
+        return self.cap.max_inline_data
+
+
 @dataclass
 class QPAttr:
     """Attributes of a queue pair. The defaults are usable (verbs has zeros).

@@ -13,10 +13,13 @@ from unpinned.host.device import Device, close_device, open_device
 from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
 from unpinned.verbs import enums as e
-from unpinned.verbs.addr import GID
+from unpinned.verbs.addr import GID, GIDEntry
 from unpinned.verbs.errors import ArgumentError, closed, instance, integer
-from unpinned.verbs.port import PortAttr, path_mtu
+from unpinned.verbs.port import PortAttr, interface_index, path_mtu
+from unpinned.wire.headers import DEFAULT_PKEY
 
+NAME_PREFIX = "unpinned-"
+"""A device's name is this and its address."""
 MAX_WR = 1 << 15
 MAX_CQE = 1 << 20
 
@@ -95,7 +98,19 @@ class DeviceAttr:
     atomic_cap: int = e.IBV_ATOMIC_HCA
     max_mw: int = 0
     max_srq: int = 0
+    max_srq_wr: int = 0
+    max_srq_sge: int = 0
     max_ah: int = 0
+    max_ee: int = 0
+    max_rdd: int = 0
+    max_ee_rd_atom: int = 0
+    max_ee_init_rd_atom: int = 0
+    max_raw_ipv6_qps: int = 0
+    max_raw_ethy_qp: int = 0
+    max_mcast_grp: int = 0
+    max_mcast_qp_attach: int = 0
+    max_fmr: int = 0
+    max_map_per_fmr: int = 0
     max_pkeys: int = 1
     local_ca_ack_delay: int = 15
     phys_port_cnt: int = 1
@@ -129,6 +144,14 @@ class DeviceAttrEx:
 
     orig_attr: DeviceAttr
     odp_caps: ODPCaps = field(default_factory=ODPCaps)
+    comp_mask: int = 0
+    completion_timestamp_mask: int = 0
+    hca_core_clock: int = 0
+    device_cap_flags_ex: int = 0
+    max_wq_type_rq: int = 0
+    raw_packet_caps: int = 0
+    max_dm_size: int = 0
+    phys_port_cnt_ex: int = 1
 
 
 class Context(Resource):
@@ -153,12 +176,12 @@ class Context(Resource):
         wanted = address if address is not None else name
         if wanted in ("0.0.0.0", "::"):
             raise ArgumentError("address", f"{wanted} is every address of this machine; a device has one of them")
-        self._device = open_device(wanted.removeprefix(_PREFIX) if wanted else None, integer("port", port, 0, 65535))
+        self._device = open_device(wanted.removeprefix(NAME_PREFIX) if wanted else None, integer("port", port, 0, 65535))
         self._release_with(_close, self._device)
 
     @property
     def name(self) -> str:
-        return f"{_PREFIX}{self._device.address}"
+        return f"{NAME_PREFIX}{self._device.address}"
 
     @property
     def address(self) -> str:
@@ -193,15 +216,40 @@ class Context(Resource):
         integer("index", index, 0, 0)
         return GID(self.device.endpoint.address)
 
+    def query_gid_type(self, port_num: int, index: int) -> int:
+        """IBV_GID_TYPE_SYSFS_ROCE_V2, all there is."""
+        self.query_gid(port_num, index)
+        return e.IBV_GID_TYPE_SYSFS_ROCE_V2
+
+    def query_gid_ex(self, port_num: int, gid_index: int, flags: int = 0) -> GIDEntry:
+        integer("flags", flags, 0, 0)
+        gid = self.query_gid(port_num, gid_index)
+        return GIDEntry(gid, gid_index, port_num, ndev_ifindex=interface_index(self.device.endpoint.address))
+
+    def query_gid_table(self, max_entries: int, flags: int = 0) -> list[GIDEntry]:
+        """At most *max_entries* entries; the device has one."""
+        integer("max_entries", max_entries, 1, 1 << 31)
+        return [self.query_gid_ex(1, 0, flags)]
+
+    def query_pkey(self, port_num: int, index: int) -> int:
+        """The partition key in the table's one place: the default one, 0xFFFF."""
+        integer("port_num", port_num, 1, 1)
+        integer("index", index, 0, 0)
+        self.device  # noqa: B018 (ENODEV when closed)
+        return DEFAULT_PKEY
+
+    def get_pkey_index(self, port_num: int, pkey: int) -> int:
+        """Where *pkey* stands in the table. ArgumentError when it does not."""
+        if pkey != self.query_pkey(port_num, 0):
+            raise ArgumentError("pkey", f"{pkey:#x} is not in the table, which has {DEFAULT_PKEY:#x} alone")
+        return 0
+
     def counters(self) -> dict[str, int]:
         """Every counter of the device, by name (an extension)."""
         return self.device.counters()
 
     def __repr__(self) -> str:
         return f"<Context {self.name}{', closed' if self.closed else ''}>"
-
-
-_PREFIX = "unpinned-"
 
 
 def _close(device: Device, wait: bool) -> None:

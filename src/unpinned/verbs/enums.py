@@ -7,6 +7,11 @@ from typing import Final
 # ---- Port, link, device --------------------------------------------------------------------------------------------
 IBV_NODE_CA: Final = 1
 IBV_TRANSPORT_IB: Final = 0
+IBV_GID_TYPE_IB: Final = 0
+IBV_GID_TYPE_ROCE_V1: Final = 1
+IBV_GID_TYPE_ROCE_V2: Final = 2
+IBV_GID_TYPE_SYSFS_IB_ROCE_V1: Final = 0
+IBV_GID_TYPE_SYSFS_ROCE_V2: Final = 1
 IBV_LINK_LAYER_ETHERNET: Final = 2
 IBV_PORT_NOP: Final = 0
 IBV_PORT_DOWN: Final = 1

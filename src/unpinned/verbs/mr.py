@@ -13,6 +13,8 @@ import errno
 import os
 from typing import Any
 
+from numpy.typing import NDArray
+
 from unpinned.host.device import Device
 from unpinned.host.memory import Mapping, map_buffer, map_file
 from unpinned.host.owned import empty
@@ -40,7 +42,8 @@ class MR(Resource):
             `unpinned.host.memory.Mapping`, which the region then owns.
         access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND.
         address: register ``length`` bytes there instead of allocating; keeping them mapped is the caller's task.
-        implicit: the whole address space; the other arguments stay 0 and None.
+        implicit: the whole address space; there is no buffer and no address then. A *length* allocates that much besides,
+            at ``buf``, as pyverbs does.
         unsafe: allow an implicit region to be remotely accessible.
 
     OSError: EINVAL, EACCES (write access to a read-only buffer), EFAULT (nothing is mapped there), ENOMEM or EPERM
@@ -48,6 +51,7 @@ class MR(Resource):
     """
 
     _what = "memory region"
+    _beside: NDArray[Any] | None = None
 
     def __init__(
         self,
@@ -63,14 +67,16 @@ class MR(Resource):
         if access is not None:
             integer("access", access, 0, 0xFFFFFFFF)
         if implicit:
-            if _is_buffer(length) or length or address:
-                raise ArgumentError("implicit", "the region is the whole address space: no length, buffer or address")
+            if _is_buffer(length) or address:
+                raise ArgumentError("implicit", "the region is the whole address space: no buffer or address")
             flags = _check_access(_DEFAULT if access is None else access)
             if not flags & e.IBV_ACCESS_ON_DEMAND:
                 raise ArgumentError("access", "an implicit region needs IBV_ACCESS_ON_DEMAND")
             if flags & REMOTE and not unsafe:
                 raise ArgumentError("unsafe", "a remotely accessible implicit region opens all memory of the process to "
                                     "the peer: it needs unsafe=True")  # fmt: skip
+            if length:
+                self._beside = empty(integer("length", length, 1, 1 << 47), "u1", huge=bool(flags & e.IBV_ACCESS_HUGETLB))
             self._register(creator, flags, None)
             return
         if isinstance(length, Mapping):
@@ -119,8 +125,8 @@ class MR(Resource):
 
     @property
     def buf(self) -> int:
-        """The address of the region's first byte."""
-        return self.region.start
+        """The address of the region's first byte; of an implicit region's, that of the memory allocated with it, if any."""
+        return self.region.start if self._beside is None else int(self._beside.ctypes.data)
 
     @property
     def length(self) -> int:
@@ -154,7 +160,8 @@ class MR(Resource):
 
     def covers(self, addr: int, length: int) -> bool:
         """Does [addr, addr + length) lie in the region?"""
-        return self.buf <= addr and length >= 0 and addr + length <= self.buf + self.length
+        start = self.region.start
+        return start <= addr and length >= 0 and addr + length <= start + self.length
 
     def read(self, length: int, offset: int = 0) -> bytes:
         """Bytes [offset, offset + length) of the region. EFAULT where its memory is gone."""

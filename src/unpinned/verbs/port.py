@@ -6,6 +6,7 @@ import fcntl
 import socket
 import struct
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from unpinned.host.udp import IPAddress
@@ -44,6 +45,8 @@ class PortAttr:
     phys_state: int = 5
     link_layer: int = e.IBV_LINK_LAYER_ETHERNET
     flags: int = 0
+    port_cap_flags2: int = 0
+    active_speed_ex: int = 0
 
 
 def path_mtu(address: IPAddress) -> int:
@@ -61,9 +64,34 @@ def largest_mtu(frame_bytes: int, ip_version: int) -> int:
     return max((code for code, size in MTU_BYTES.items() if size <= room), default=e.IBV_MTU_256)
 
 
+def local_addresses() -> list[IPAddress]:
+    """The addresses of this machine whose interface is up, an interface's first IPv4 address and its global IPv6 ones; loopback
+    first."""
+    found: list[IPAddress] = [IPv4Address("127.0.0.1")]
+    for _, name in socket.if_nameindex():
+        packed = _first_ipv4(name)
+        if packed is not None:
+            found.append(IPv4Address(packed))
+    found += [address for address, _ in _ipv6() if not address.is_link_local]
+    return sorted(dict.fromkeys(found), key=lambda address: not address.is_loopback)
+
+
+def interface_index(address: IPAddress) -> int:
+    """The index of the interface that has *address*; 0 when it cannot be found."""
+    name = _interface(address)
+    try:
+        return socket.if_nametoindex(name) if name else 0
+    except OSError:
+        return 0
+
+
+def _interface(address: IPAddress) -> str | None:
+    return "lo" if address.is_loopback else _interface6(address) if address.version == 6 else _interface4(address)
+
+
 def interface_mtu(address: IPAddress) -> int:
     """Bytes of the largest IP packet of the interface that has *address*; 1500 when it cannot be found."""
-    name = "lo" if address.is_loopback else _interface6(address) if address.version == 6 else _interface4(address)
+    name = _interface(address)
     if name is None:
         return 1500
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -75,20 +103,24 @@ def interface_mtu(address: IPAddress) -> int:
 
 
 def _interface4(address: IPAddress) -> str | None:
+    return next((name for _, name in socket.if_nameindex() if _first_ipv4(name) == address.packed), None)
+
+
+def _first_ipv4(name: str) -> bytes | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _, name in socket.if_nameindex():
-            try:
-                answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", name.encode()))
-            except OSError:
-                continue
-            if answer[20:24] == address.packed:
-                return name
-    return None
+        try:
+            return fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", name.encode()))[20:24]
+        except OSError:
+            return None
 
 
 def _interface6(address: IPAddress) -> str | None:
+    return next((name for other, name in _ipv6() if other == address), None)
+
+
+def _ipv6() -> list[tuple[IPv6Address, str]]:
     try:
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
     except OSError:
-        return None
-    return next((line.split()[-1] for line in lines if bytes.fromhex(line.split()[0]) == address.packed), None)
+        return []
+    return [(IPv6Address(bytes.fromhex(line.split()[0])), line.split()[-1]) for line in lines]

@@ -1,0 +1,45 @@
+"""What a program asks a device before it uses it: which there are, their addresses, partition keys and limits."""
+
+import errno
+import socket
+
+import pytest
+
+from unpinned import verbs as v
+
+pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
+
+
+def test_every_listed_device_is_an_address_of_this_machine():
+    devices = v.get_device_list()
+    assert str(devices[0]) == "unpinned-127.0.0.1" and len({device.name for device in devices}) == len(devices)
+    for device in devices:
+        address = str(device).removeprefix("unpinned-")
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+
+
+def test_a_listed_device_is_opened_by_its_name_and_says_the_same_of_itself(no_leaks):
+    device = v.get_device_list()[0]
+    with v.Context(str(device), port=0) as context:
+        assert context.name == str(device)
+        assert context.query_device().node_guid == device.guid
+
+
+def test_tables_of_gids_and_partition_keys(no_leaks):
+    with v.Context() as context:
+        (entry,) = context.query_gid_table(10)
+        assert entry == context.query_gid_ex(1, 0)
+        assert entry.gid == context.query_gid(1, 0) and entry.gid_type == v.IBV_GID_TYPE_ROCE_V2
+        assert entry.ndev_ifindex == socket.if_nametoindex("lo")
+        whole = entry.gid_subnet_prefix << 64 | entry.gid_interface_id
+        assert whole.to_bytes(16, "big") == entry.gid.raw
+        assert context.query_gid_type(1, 0) == v.IBV_GID_TYPE_SYSFS_ROCE_V2
+        assert context.get_pkey_index(1, context.query_pkey(1, 0)) == 0
+        for name, question in (("index", lambda: context.query_gid_ex(1, 1)), ("port_num", lambda: context.query_pkey(2, 0)),
+                               ("pkey", lambda: context.get_pkey_index(1, 1)), ("max", lambda: context.query_gid_table(0))):
+            with pytest.raises(v.ArgumentError, match=name):
+                question()
+    with pytest.raises(OSError) as caught:
+        context.query_pkey(1, 0)
+    assert caught.value.errno == errno.ENODEV
