@@ -13,8 +13,6 @@ import errno
 import os
 from typing import Any
 
-from numpy.typing import NDArray
-
 from unpinned.host.device import Device
 from unpinned.host.memory import Mapping, map_buffer, map_file
 from unpinned.host.owned import empty
@@ -42,8 +40,8 @@ class MR(Resource):
             `unpinned.host.memory.Mapping`, which the region then owns.
         access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND.
         address: register ``length`` bytes there instead of allocating; keeping them mapped is the caller's task.
-        implicit: the whole address space; there is no buffer and no address then. A *length* allocates that much besides,
-            at ``buf``, as pyverbs does.
+        implicit: the whole address space. A *length* only says what ``buf``, `read` and `write` mean then: that much memory
+            allocated beside it, or what is at *address*.
         unsafe: allow an implicit region to be remotely accessible.
 
     OSError: EINVAL, EACCES (write access to a read-only buffer), EFAULT (nothing is mapped there), ENOMEM or EPERM
@@ -51,7 +49,7 @@ class MR(Resource):
     """
 
     _what = "memory region"
-    _beside: NDArray[Any] | None = None
+    _beside: Buffer | None = None
 
     def __init__(
         self,
@@ -67,8 +65,8 @@ class MR(Resource):
         if access is not None:
             integer("access", access, 0, 0xFFFFFFFF)
         if implicit:
-            if _is_buffer(length) or address:
-                raise ArgumentError("implicit", "the region is the whole address space: no buffer or address")
+            if _is_buffer(length):
+                raise ArgumentError("implicit", "the region is the whole address space: it has no buffer")
             flags = _check_access(_DEFAULT if access is None else access)
             if not flags & e.IBV_ACCESS_ON_DEMAND:
                 raise ArgumentError("access", "an implicit region needs IBV_ACCESS_ON_DEMAND")
@@ -76,7 +74,7 @@ class MR(Resource):
                 raise ArgumentError("unsafe", "a remotely accessible implicit region opens all memory of the process to "
                                     "the peer: it needs unsafe=True")  # fmt: skip
             if length:
-                self._beside = empty(integer("length", length, 1, 1 << 47), "u1", huge=bool(flags & e.IBV_ACCESS_HUGETLB))
+                self._beside = _buffer(length, address, bool(flags & e.IBV_ACCESS_HUGETLB))
             self._register(creator, flags, None)
             return
         if isinstance(length, Mapping):
@@ -125,8 +123,8 @@ class MR(Resource):
 
     @property
     def buf(self) -> int:
-        """The address of the region's first byte; of an implicit region's, that of the memory allocated with it, if any."""
-        return self.region.start if self._beside is None else int(self._beside.ctypes.data)
+        """The address of the region's first byte; of an implicit region, of the memory named with it, if any."""
+        return self.region.start if self._beside is None else self._beside.address
 
     @property
     def length(self) -> int:
