@@ -271,7 +271,8 @@ def test_slow_pages_of_the_requester_delay_nobody_else(ends, place):
     quick, quick_peer = link(a, b)
     slowed = [link(a, b) for _ in range(4)]
     (write, _), (read, _), (send, receiver), (atomic, _) = slowed
-    b.mr.write(b"r" * 1000 + bytes(8))
+    b.mr.write(b"r" * 1000)
+    b.mr.write(b"\x44" * 8, offset=4000)
     receiver.receive(3000, 1000)
     for one, opcode, at in (
         (read, v.IBV_WR_RDMA_READ, 0),
@@ -282,15 +283,16 @@ def test_slow_pages_of_the_requester_delay_nobody_else(ends, place):
         wr.set_wr_rdma(b.mr.rkey, b.mr.buf + at)
         one.qp.post_send(wr)
     wr = v.SendWR(opcode=v.IBV_WR_ATOMIC_FETCH_AND_ADD, sg=v.SGE(mr.buf + 3200, 8, mr.lkey))
-    wr.set_wr_atomic(b.mr.rkey, b.mr.buf + 1000, 1)
+    wr.set_wr_atomic(b.mr.rkey, b.mr.buf + 4000, 1)
     atomic.qp.post_send(wr)
     wait_for(slow.touched.is_set, lambda: "touched")
     keep_going(quick, quick_peer, HELD_SECONDS, lambda: True)
     slow.release()
     for one, _ in slowed:
         one.wait()
-    assert mr.read(1000) == b"r" * 1000 and mr.read(8, 3200) == b"\x33" * 8
-    assert b.mr.read(1000, 1000)[8:] == b"\x33" * 992 and b.mr.read(1000, 3000) == b"\x33" * 1000
+    assert mr.read(1000) == b"r" * 1000 and mr.read(8, 3200) == b"\x44" * 8
+    assert b.mr.read(1000, 1000) == b.mr.read(1000, 3000) == b"\x33" * 1000
+    assert int.from_bytes(b.mr.read(8, 4000), "little") == 0x4444444444444445
     undisturbed(a.context.counters())
 
 
