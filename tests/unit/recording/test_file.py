@@ -9,6 +9,7 @@ import signal
 import struct
 import time
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -116,22 +117,24 @@ def test_a_writer_that_is_killed_leaves_what_was_whole(tmp_path):
     assert cut > 2
 
 
-@pytest.fixture
-def disk():
-    """A function that lets files grow to so many bytes and no more, as a full disk does."""
+@contextmanager
+def disk(most):
+    """Files grow to so many bytes and no more, as on a full disk. All files: the test runner's own output may be one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_ends_the_file_and_it_says_so(tmp_path, disk):
+def test_a_full_disk_ends_the_file_and_it_says_so(tmp_path):
     path = tmp_path / "a"
     writer = file.Writer(path, {}, {"n": 0})
     writer.add(first := records(100))
     writer.flush({"n": 100})
-    disk(os.path.getsize(path) + 1_000)
-    writer.add(records(1_000))
-    with pytest.raises(OSError, match="too large") as refused:
+    with disk(os.path.getsize(path) + 1_000), pytest.raises(OSError, match="too large") as refused:
+        writer.add(records(1_000))
         writer.close({"n": 1_100})
     assert refused.value.errno == errno.EFBIG
     found = file.read(path)
@@ -140,13 +143,12 @@ def test_a_full_disk_ends_the_file_and_it_says_so(tmp_path, disk):
     writer.close({})
 
 
-def test_a_disk_without_any_room_leaves_what_was_whole(tmp_path, disk):
+def test_a_disk_without_any_room_leaves_what_was_whole(tmp_path):
     path = tmp_path / "a"
     writer = file.Writer(path, {}, {"n": 0})
     writer.add(records(100))
     writer.flush({"n": 100})
-    disk(os.path.getsize(path))
-    with pytest.raises(OSError, match="too large"):
+    with disk(os.path.getsize(path)), pytest.raises(OSError, match="too large"):
         writer.close({})
     assert len(file.read(path, partial=True).records) == 100
 
