@@ -30,6 +30,7 @@ from support.mmu_actions import (
 )
 from support.mmu_owner import Owner, fire, invalidations, judge_lanes, judge_others, judge_words, link
 from support.mmu_peer import Peer
+from support.python import run_python
 from support.slow_pages import SlowPages, slow_pages
 from support.verbs import ALL, PATIENCE, End, connect, nonzero
 from unpinned import verbs as v
@@ -135,6 +136,31 @@ def storm(action: Action, memory: mmu.Memory, other: Filler, owner: Owner) -> in
             action.strike(memory, other, page, page + PAGE)
             strikes += 1
     return strikes
+
+
+AT_ONCE = """
+import ctypes, mmap, os, signal, sys
+from unpinned import verbs as v
+with v.Context():
+    pass  # the kernels are loaded
+python = ctypes.PyDLL(None)  # its calls hold the GIL
+python.mmap.restype = ctypes.c_void_p
+python.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+base = python.mmap(None, 1 << 20, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+signal.alarm(20)
+sys.setswitchinterval(1000)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # and who is started by it: none of them runs before it sleeps
+with v.Context() as context, v.PD(context) as pd, v.MR(pd, 1 << 20, v.IBV_ACCESS_ON_DEMAND, address=base) as mr:
+    assert mr.unnotified == ""
+    assert python.munmap(base, 1 << 20) == 0
+    print(context.counters()["halts"])
+"""
+
+
+def test_memory_that_is_registered_and_unmapped_at_once(root):
+    """The notifier's thread needs the GIL to begin. An munmap that holds it, before, would wait for ever."""
+    assert int(run_python(AT_ONCE)) >= 1
 
 
 # ---- replaced under fire ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,13 @@ class Notifier:
         """Apply events to the device of engine block ``e`` from now on."""
         if serve_device(self.g, e.ctypes.data) != DONE:
             raise OSError(errno.EMFILE, f"a process has at most {E.DEVICES_MAX} devices")
+
+    def await_reader(self) -> None:
+        """Return when the thread is in its kernel. To get there it needs the GIL once: an event that comes before, from an
+        munmap by a thread that holds the GIL, would find no reader for ever.
+        """
+        while self.g[E.G_THREADS] == 0 and self._thread is not None and self._thread.is_alive():
+            time.sleep(0.0001)
 
     def remove(self, e: Any) -> None:
         """Leave a device alone; on return the notifier does not look at it."""

@@ -112,6 +112,7 @@ class Regions:
                 system.check_copies()
             if pinned:
                 mapping.lock()
+            device.notifier.await_reader()
             with process.control:
                 if device.notifier.source is not None and mapping.notify:
                     mapping.watch(device.notifier.source)
