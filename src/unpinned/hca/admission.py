@@ -13,7 +13,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.parking import forget_requests, keep
-from unpinned.hca.qp import find_qp
+from unpinned.hca.qp import find_qp, is_peer
 from unpinned.hca.ready import set_deadline
 from unpinned.hca.responder import request
 from unpinned.hca.verdicts import AGAIN, PARKED, TAKEN
@@ -44,7 +44,7 @@ def identify(h, b, k):
     if flags == 0 or opcode & O.TRANSPORT_MASK != O.RC:
         h[L.C_BAD_OPCODE] += 1
         return 0
-    if h[k + L.K_SRC_HI] != h[q + L.QP_PEER_HI] or h[k + L.K_SRC_LO] != h[q + L.QP_PEER_LO]:
+    if not is_peer(h, q, h[k + L.K_SRC_HI], h[k + L.K_SRC_LO]):
         h[L.C_BAD_ADDRESS] += 1
         return 0
     payload = n - O.HEADER_LENGTH[opcode]

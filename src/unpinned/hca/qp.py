@@ -22,6 +22,12 @@ def find_qp(h, qpn):
 
 
 @kernel
+def is_peer(h, q, hi, lo):
+    """Whether this is the address of the queue pair's peer."""
+    return h[q + L.QP_PEER_HI] == hi and h[q + L.QP_PEER_LO] == lo
+
+
+@kernel
 def wqe(h, q, index):
     return h[q + L.QP_SQ_RING] + (index & h[q + L.QP_SQ_MASK]) * h[q + L.QP_SQ_STRIDE]
 

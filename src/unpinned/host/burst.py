@@ -12,7 +12,7 @@ from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import eventfd_write, futex_wake, monotonic_ns
 from unpinned.hca import layout as L
 from unpinned.hca.device import copied, finish, receive, timers, turns, wake_fault
-from unpinned.hca.qp import find_qp
+from unpinned.hca.qp import find_qp, is_peer
 from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.copies import execute
@@ -86,7 +86,7 @@ def take_packet(e, h, b, solver, o, n, k):
         h[L.C_TRUNCATED] += 1
         return 0
     q = find_qp(h, be24(b, o + W.BTH_DQPN))
-    if q and (h[q + L.QP_PEER_HI] != e[E.E_RX_HI] or h[q + L.QP_PEER_LO] != e[E.E_RX_LO]):
+    if q and not is_peer(h, q, e[E.E_RX_HI], e[E.E_RX_LO]):
         q = 0  # a stranger's: it says nothing about the peer's identifications
     last = h[q + L.QP_LAST_ID] if q else -1
     ident = verify(b, h[L.H_RX_TEMPLATE], e[E.E_RX_TEMPLATE], o, n, k, last, solver)
@@ -167,14 +167,15 @@ def scan_faults(e, h, p, c, m):
         slot = e[E.E_SCAN_LIST + i]
         upto = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
         lock_for_step(e)
+        start = p[slot + P.FAULT_CURSOR]  # anew: both may have moved meanwhile
+        end = p[slot + P.FAULT_END]
         token = p[slot + P.FAULT_TOKEN]  # before the step: it may free the slot
         now = monotonic_ns()
         if e[E.E_RECORD]:
-            start = p[slot + P.FAULT_CURSOR]
-            note(e, R.LOOKED, now, start, p[slot + P.FAULT_END], upto, number(p, slot), nobody_waits(p, slot))
-        looked(e, p, p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], upto, now)
+            note(e, R.LOOKED, now, start, end, upto, number(p, slot), nobody_waits(p, slot))
+        looked(e, p, start, end, upto, now)
         if c[H.COPY_HOLED]:
-            cut(c, p, p[slot + P.FAULT_CURSOR], upto & H.PAGE_MASK)
+            cut(c, p, start, upto & H.PAGE_MASK)
         fault_scanned(p, slot, upto, now)
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)

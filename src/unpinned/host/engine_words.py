@@ -64,8 +64,8 @@ E_MTU_ERRORS: Final = 63
 E_SPIN_MISSES: Final = 64  # drives that spun for nothing, one after the other
 E_SCANS_SEEN: Final = 65  # of the faults that wait to be looked at, how many the driver has seen when it last listed some
 E_HORIZON_SINCE: Final = 66  # when the horizon last changed (`trust`)
-E_UNTOLD: Final = 68  # open regions whose memory may leave without an event
 E_MAJOR_FAULTS: Final = 67  # of the process, when copies last took long
+E_UNTOLD: Final = 68  # open regions whose memory may leave without an event
 E_RECORD: Final = 70  # address and length of the recorder's ring, 0 and any: nothing is recorded
 E_WORDS: Final = 72
 
