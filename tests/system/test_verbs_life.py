@@ -426,18 +426,20 @@ print("fine")
 
 INTERRUPTED = """
 def interrupted(work, hits, rounds, after=lambda: None):
-    \"\"\"Call *work*, with a signal at a random moment of the time it takes, until it was hit so often: how often it was.\"\"\"
-    began = time.perf_counter()
-    for _ in range(5):
-        work()
-    typical, hit = (time.perf_counter() - began) / 5, 0
+    \"\"\"Call *work*, with a signal at a random moment of the time it takes, until it was hit so often: how often it was.
+
+    The time is what it took when it was last left alone: the first calls load code, and machines change their pace.
+    \"\"\"
+    takes, hit = 1e-3, 0
     for _ in range(rounds):
         if hit == hits:
             break
         try:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, typical))
+            began = time.perf_counter()
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, takes))
             work()
             signal.setitimer(signal.ITIMER_REAL, 0)
+            takes = max(time.perf_counter() - began, 2e-5)
         except Rain:
             hit += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
