@@ -24,8 +24,8 @@ from .verbs import ALL, PATIENCE, REMOTE, nonzero
 BATCH = 6
 MESSAGE = 5
 """Blocks of the longest request."""
-TIMEOUT = 18
-"""A second: whoever is silent that long was not merely waiting for a processor."""
+TIMEOUT = 20
+"""Four seconds: whoever is silent that long was not merely waiting for a processor. What is lost is a timeout all the same."""
 SENDS = 768
 """Messages that a lane may send: as many receives are posted, and some more for the end."""
 SEND_BLOCKS = 4

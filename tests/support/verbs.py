@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -128,10 +129,18 @@ class Peer:
         end.qp.connect(v.PeerInfo(**self.info["qp"]), REMOTE)
         return self.region
 
-    def meet(self, other: Peer) -> None:
-        """Connect two of them."""
-        self.ask("connect", other.info["qp"])
-        other.ask("connect", self.info["qp"])
+    def meet(self, other: Peer, **options: Any) -> None:
+        """Connect two of them; *options* as of `QP.connect`."""
+        self.ask("connect", other.info["qp"], options)
+        other.ask("connect", self.info["qp"], options)
+
+    def stop(self) -> None:
+        """As Ctrl-Z does."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """As fg does."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()
@@ -162,7 +171,10 @@ def _serve() -> None:
             elif end is None:
                 raise ValueError("open first")
             elif verb == "connect":
-                answer = end.qp.connect(v.PeerInfo(**arguments[0]), REMOTE)
+                info, *options = arguments
+                answer = end.qp.connect(v.PeerInfo(**info), REMOTE, **(options[0] if options else {}))
+            elif verb == "counters":
+                answer = end.context.counters()
             elif verb == "remote":
                 opcode, peer, *place = arguments
                 answer = end.remote(opcode, (peer[0], peer[1]), *place)

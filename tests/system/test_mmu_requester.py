@@ -17,7 +17,7 @@ from support import mmu
 from support.mmu import BLOCK, CELL, GENERATION, OTHER, Filler, Lane, Memory
 from support.mmu_actions import ACTIONS, Action, Outcome, events, forked, lost, outcome, restore, targets
 from support.mmu_owner import invalidations, link
-from support.mmu_peer import MESSAGE
+from support.mmu_peer import MESSAGE, TIMEOUT
 from support.verbs import PATIENCE, End, nonzero
 from unpinned import verbs as v
 from unpinned.host.owned import empty
@@ -62,7 +62,7 @@ class Sweep:
 
     @classmethod
     def of(cls, lane: Lane, a: End, b: End, memory: Memory) -> "Sweep":
-        one, two = link(a, b, cap=CAP)
+        one, two = link(a, b, TIMEOUT, CAP)
         step = 1 if lane.op == "atomic" else MESSAGE
         starts = np.arange(0, lane.blocks, step)
         lengths = np.minimum(starts + step, lane.blocks) - starts

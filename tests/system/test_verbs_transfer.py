@@ -1,10 +1,12 @@
 """Every opcode over a real wire: two contexts in one process, and two processes."""
 
 import socket
+import time
 
 import numpy as np
 import pytest
 
+from support.mmu_actions import wait_for
 from support.verbs import ALL, PATIENCE, End, Peer, connect, pair
 from unpinned import verbs as v
 
@@ -235,6 +237,25 @@ def test_a_peer_that_dies_is_a_timeout():
         end.remote(v.IBV_WR_RDMA_READ, peer.region, 0, 0, 8)
         end.wait(v.IBV_WC_RETRY_EXC_ERR)
         assert end.qp.state == "ERR"
+
+
+def test_ends_that_stood_still_have_no_timeout():
+    """Ctrl-Z and fg, a debugger, a machine that is moved: nobody listened meanwhile, and nothing was lost."""
+    a, b = Peer(), Peer()
+    a.meet(b, timeout=17)  # 0.54 s
+    b.stop()
+    a.ask("remote", v.IBV_WR_RDMA_WRITE, b.region, 0, 0, 64)
+    wait_for(lambda: a.ask("counters")["tx_packets"], lambda: "the request goes out")
+    a.stop()
+    time.sleep(1)
+    a.go_on()
+    wait_for(lambda: a.ask("counters")["stood_still"], lambda: "the timer is looked at")
+    b.go_on()
+    assert a.ask("wait")[0] == v.IBV_WC_RDMA_WRITE
+    counters = a.ask("counters")
+    assert (counters["stood_still"], counters["timeouts"], counters["retransmitted"]) == (1, 0, 0)
+    a.close()
+    b.close()
 
 
 def test_a_receiver_that_is_not_ready_is_retried_and_given_up():

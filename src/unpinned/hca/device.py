@@ -315,9 +315,17 @@ def timers(h, p, now):
 
 @kernel
 def expired(h, p, q, now):
-    """The retransmission timer: a real timeout, unless we ourselves keep the peer or its answers waiting for a page."""
+    """The retransmission timer: a real timeout, unless we ourselves keep the peer or its answers waiting for a page.
+
+    Nor is it one where nobody looked at the timer when it ran out (the process was stopped, or its machine): who stood still has
+    not listened, and a peer that stood still with it has not answered. It runs once more then, until the peer has been heard.
+    """
     waits = h[q + L.QP_LAND_COUNT] > 0 or h[q + L.QP_LAND_FAULT] > 0 or h[q + L.QP_SEND_FAULT] > 0
     if waits or h[q + L.QP_STARVED]:  # for its page, or for a free slot to ask for it
+        return set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
+    if now - h[q + L.QP_DEADLINE] > h[q + L.QP_TIMEOUT_NS] >> 2 and h[q + L.QP_EXCUSED] == 0:
+        h[q + L.QP_EXCUSED] = 1
+        h[L.C_STOOD_STILL] += 1
         return set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
     h[q + L.QP_DEADLINE] = 0
     h[L.C_TIMEOUTS] += 1

@@ -113,6 +113,7 @@ C_SLOW_COPIES: Final = 95
 C_SEND_ERRORS: Final = 96
 C_TRUNCATED: Final = 97
 C_AHEAD: Final = 98  # faults begun for READs that wait behind a parked one
+C_STOOD_STILL: Final = 99  # retransmission timers looked at so late that this device had stood still: they run once more
 HEADER_WORDS: Final = 128
 
 COUNTERS: Final[dict[str, int]] = {
@@ -329,6 +330,7 @@ QP_ATOMIC_VALUE: Final = 87  # of the response that is owed
 QP_PEND_NEXT: Final = 88  # PSN that the waiting queue takes next
 QP_PEND_GAP: Final = 89  # GAP_*: what was dropped behind the waiting queue
 QP_LAND_GAP: Final = 90  # 1: an answer behind the landing queue was dropped
+QP_EXCUSED: Final = 91  # 1: the retransmission timer runs once more, for we had stood still
 QP_RD_START: Final = 92  # READ_RING starts, ends, atomic PSNs, atomic values
 QP_RD_END: Final = QP_RD_START + READ_RING
 QP_AT_PSN: Final = QP_RD_END + READ_RING

@@ -58,6 +58,7 @@ def go_back(h, q, psn):
     h[q + L.QP_SEND_ERROR] = 0  # found again when its turn comes
     h[q + L.QP_RECOVERING] = psn + 1
     h[q + L.QP_DEADLINE] = 0
+    h[q + L.QP_EXCUSED] = 0
     make_ready(h, q)
     return 0
 
@@ -97,6 +98,7 @@ def progress(h, p, q, una, now):
     set_inflight(h, q, h[q + L.QP_SEND_PSN], una)
     h[q + L.QP_RETRIES] = h[q + L.QP_RETRY_MAX]
     h[q + L.QP_RNR_RETRIES] = h[q + L.QP_RNR_MAX]
+    h[q + L.QP_EXCUSED] = 0
     h[q + L.QP_ACKED] += moved
     if h[q + L.QP_ACKED] >= h[q + L.QP_CWND]:
         h[q + L.QP_ACKED] = 0

@@ -114,6 +114,29 @@ def test_without_an_answer_a_request_ends_after_its_retries(retry_cnt: int) -> N
     assert end.statuses(peer.q) == [(1, L.WC_RETRY_EXC_ERR), (2, L.WC_WR_FLUSH_ERR)]
 
 
+def test_who_stood_still_listens_once_more_before_it_is_a_timeout() -> None:
+    """A process that was stopped (or its machine) finds its timers long past: the peer has not been silent, nobody listened."""
+    end = End(1)
+    peer = peer_of(end, timeout=10, retry_cnt=1)
+    source = end.buffer(64)
+    peer.post(opcode=L.WR_RDMA_WRITE, sges=[source.sge()])
+    assert peer.wait(500 * MS) == [] and end.counter("stood_still") == 1
+    peer.give(peer.ack(500))
+    assert end.statuses(peer.q) == [(1, 0)] and end.counter("timeouts") == 0
+    peer.post(wr_id=2, opcode=L.WR_RDMA_WRITE, sges=[source.sge()])  # the peer was heard: excused anew
+    assert peer.wait(500 * MS) == [] and end.counter("stood_still") == 2
+
+
+def test_standing_still_again_and_again_puts_nothing_off_for_ever() -> None:
+    end = End(1)
+    peer = peer_of(end, timeout=10, retry_cnt=2)
+    source = end.buffer(64)
+    peer.post(opcode=L.WR_RDMA_WRITE, sges=[source.sge()])
+    sent = [len(peer.wait(500 * MS)) for _ in range(6)]
+    assert sent == [0, 1, 0, 1, 0, 0] and end.statuses(peer.q) == [(1, L.WC_RETRY_EXC_ERR)]
+    assert end.counter("timeouts") == 3 and end.counter("stood_still") == 3
+
+
 def test_a_timeout_of_zero_is_never() -> None:
     peer = peer_of(End(1), timeout=0)
     source = peer.end.buffer(64)
