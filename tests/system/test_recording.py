@@ -12,6 +12,7 @@ import pytest
 from support.verbs import ALL, pair
 from unpinned import verbs as v
 from unpinned.host.owned import empty
+from unpinned.host.trust import HORIZON_NS
 from unpinned.paging import layout as P
 from unpinned.recording import file
 from unpinned.recording import layout as R
@@ -65,6 +66,24 @@ def test_what_the_device_did_is_recorded_and_predicted(tmp_path):
     assert result.within, differences
     assert result.unserved == 0
     assert differences["faults"][0] > 20
+
+
+def test_a_device_that_is_recorded_learns_to_trust_as_any_other(tmp_path):
+    """The horizon grows while a hot range is read; the recording says when, so that the model's entries are as old."""
+    with pair(buffer=1 << 20) as (a, b), v.MR(b.pd, memory := empty(64 * PAGE, np.uint8), ALL) as mr:
+        memory[:] = 1
+        recorder = b.context.device.record(tmp_path / "live.rec")
+        until = time.monotonic() + 30
+        while b.context.device.p[P.HORIZON_NS] < 8 * HORIZON_NS and time.monotonic() < until:
+            a.remote(v.IBV_WR_RDMA_READ, mr, 0, 0, 64 * PAGE)
+            a.wait()
+        recorder.stop()
+    found = file.read(tmp_path / "live.rec")
+    horizons = (found.of(R.HORIZON)[:, R.A] // HORIZON_NS).tolist()
+    assert horizons[0] == 1 and horizons[-1] == 8
+    assert all(after in (2 * before, 1) for before, after in zip(horizons, horizons[1:])), "doubled, or begun anew"
+    result = replay(found)
+    assert result.within, {figure.name: (figure.recorded, figure.predicted) for figure in result.figures}
 
 
 def discard(array, offset, length):

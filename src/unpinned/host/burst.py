@@ -171,9 +171,9 @@ def scan_faults(e, h, p, c, m):
         end = p[slot + P.FAULT_END]
         token = p[slot + P.FAULT_TOKEN]  # before the step: it may free the slot
         now = monotonic_ns()
+        looked(e, p, start, end, upto, now)
         if e[E.E_RECORD]:
             note(e, R.LOOKED, now, start, end, upto, number(p, slot), nobody_waits(p, slot))
-        looked(e, p, start, end, upto, now)
         if c[H.COPY_HOLED]:
             cut(c, p, start, upto & H.PAGE_MASK)
         fault_scanned(p, slot, upto, now)
@@ -252,8 +252,8 @@ def burst(e, h, p, b, u, c, m, solver):
         execute(p, b, c)
         if e[E.E_RECORD]:
             note_copies(e, h, p, now)
-        executed(e)
         took(e, p, c[H.COPY_SPENT], now)
+        executed(e)
     if h[L.H_TX_COUNT]:
         send_packets(e, h, p, b, u)
     if e[E.E_SCANS]:

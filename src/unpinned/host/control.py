@@ -210,6 +210,7 @@ def record(e, r, out):
     e[E.E_RECORD + 1] = len(r)
     e[E.E_RECORD] = address_of(r) if len(r) else 0
     if len(r):
+        note(e, R.HORIZON, monotonic_ns(), p[P.HORIZON_NS], 0, 0, 0, 0)
         zap_range(p, 0, 1 << 62)
         cut(words_at(e[E.E_COPY], e[E.E_COPY + 1]), p, 0, 1 << 62)
         for i in range(h[L.H_MR_LIVE]):

@@ -87,7 +87,7 @@ class Device:
         window = min(1 << 20, max(1 << 16, self.endpoint.receive_bytes // 4))
         self.h, arena = block.create(window_bytes=window)
         self.p = P.create(levels=4, bits=9, leaves=65_536, regions=REGIONS, revoked=4_096, dma=1_280, faults=1_024)
-        self.p[P.PROVISIONAL_NS] = HORIZON_NS
+        self.p[P.HORIZON_NS] = self.p[P.PROVISIONAL_NS] = HORIZON_NS
         self.p[P.PROVISIONAL_TRUST_NS] = PROVISIONAL_TRUST_NS
         self.b = system.zeroed(arena + 4096)
         self.e = np.zeros(E.E_WORDS, np.int64)
@@ -104,12 +104,7 @@ class Device:
         self.e[E.E_LOCAL_HI], self.e[E.E_LOCAL_LO] = address_words(self.endpoint.address)
         self.e[E.E_LOCAL_PORT] = self.endpoint.port
         self.e[E.E_SPIN_NS] = SPIN_NS
-        self._shorten_horizon()
-
-    def _shorten_horizon(self) -> None:
-        """As at the beginning, for at least so long (`trust`)."""
         self.e[E.E_HORIZON_SINCE] = time.monotonic_ns()
-        self.p[P.HORIZON_NS] = HORIZON_NS
 
     def check(self) -> None:
         """OSError ENODEV when the device is closed, or belongs to the parent of this process."""
@@ -142,7 +137,6 @@ class Device:
         self.check()
         if self.recorder is not None and self.recorder.active:
             raise OSError(errno.EBUSY, f"the device on {self.address} is being recorded to {self.recorder.path}")
-        self._shorten_horizon()  # a replay knows one; while a recording runs it stays
         self.recorder = Recorder(self, path)
         return self.recorder
 

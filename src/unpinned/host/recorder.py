@@ -239,7 +239,7 @@ def _header(device: Device) -> dict[str, Any]:
     p = device.p
     geometry = {"levels": P.LEVELS, "bits": P.BITS, "leaves": P.NODE_COUNT, "regions": P.REGION_CAPACITY,
                 "revoked": P.REVOKED_CAPACITY, "dma": P.DMA_CAPACITY, "faults": P.FAULT_CAPACITY}  # fmt: skip
-    settings = {"horizon_ns": P.HORIZON_NS, "provisional_ns": P.PROVISIONAL_NS, "provisional_trust_ns": P.PROVISIONAL_TRUST_NS,
+    settings = {"provisional_ns": P.PROVISIONAL_NS, "provisional_trust_ns": P.PROVISIONAL_TRUST_NS,
                 "tlb": P.TLB, "huge": P.HUGE, "fault_max_bytes": P.FAULT_MAX_BYTES, "chunk_bytes": P.CHUNK_BYTES,
                 "read_ahead_bytes": P.READ_AHEAD_BYTES, "retries_max": P.RETRIES_MAX}  # fmt: skip
     return {

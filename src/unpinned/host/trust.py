@@ -9,9 +9,9 @@ the last change, finds all of it, the horizon doubles, up to HORIZON_MAX_NS. At 
 again, for all entries at once: a page that the table has and a look does not find, or a batch of copies that took long
 while the process had a major fault. What is risked is one such batch.
 
-Three things keep it short: a region of whose changes no event tells (what was discarded there has left unnoticed, and
-somebody's fault handler may take its time); a recording, whose replay knows one horizon; and a discard lately, whose
-entries expire early by being dated back (`paging.collisions.validated_at`) and must not come to life again.
+Two things keep it short: a region of whose changes no event tells (what was discarded there has left unnoticed, and
+somebody's fault handler may take its time); and a discard lately, whose entries expire early by being dated back
+(`paging.collisions.validated_at`) and must not come to life again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from unpinned.compiled import kernel
 from unpinned.compiled.intrinsics import load64, stack_words
 from unpinned.compiled.libc import sys_call
 from unpinned.host import engine_words as E
+from unpinned.host.recorder import end_copies, note
 from unpinned.paging import layout as P
 from unpinned.paging.table import entry
+from unpinned.recording import layout as R
 
 HORIZON_NS = 20_000_000
 HORIZON_MAX_NS = 32 * HORIZON_NS
@@ -38,24 +40,22 @@ def looked(e, p, start, end, upto, now):
     """A look at [start, end) found [start, upto) there. Lock held, nothing installed yet."""
     if upto < end and entry(p, upto) & (P.PRESENT | P.STALE) == P.PRESENT:
         return distrust(e, p, now)
-    if e[E.E_RECORD] or e[E.E_UNTOLD]:
-        p[P.HORIZON_NS] = HORIZON_NS
-        return 0
+    if e[E.E_UNTOLD]:
+        return believe(e, p, HORIZON_NS, now)
     horizon = p[P.HORIZON_NS]
     if horizon >= HORIZON_MAX_NS or now - e[E.E_HORIZON_SINCE] < horizon or entry(p, start) & P.PRESENT == 0:
         return 0
     for i in range(p[P.PROVISIONAL_COUNT]):
         if now < p[p[P.PROVISIONAL] + i * P.PROVISIONAL_WORDS + P.PROVISIONAL_UNTIL] + 2 * horizon:
             return 0
-    p[P.HORIZON_NS] = 2 * horizon
-    e[E.E_HORIZON_SINCE] = now
+    believe(e, p, 2 * horizon, now)
     return 1
 
 
 @kernel
 def took(e, p, ns, now):
     """A batch of copies took so long; -> 1 if it has cost the device its trust. By the driver, which alone changes the
-    horizon; no lock.
+    horizon, and before it says that its copies are over: no notifier has stopped it yet.
     """
     if ns < SLEPT_NS:
         return 0
@@ -70,8 +70,20 @@ def took(e, p, ns, now):
 @kernel
 def distrust(e, p, now):
     """Begin anew with the shortest horizon."""
-    p[P.HORIZON_NS] = HORIZON_NS
     e[E.E_HORIZON_SINCE] = now
+    return believe(e, p, HORIZON_NS, now)
+
+
+@kernel
+def believe(e, p, ns, now):
+    """Change the horizon, if that is one; a recording has it between what came before and what comes after."""
+    if p[P.HORIZON_NS] == ns:
+        return 0
+    p[P.HORIZON_NS] = ns
+    e[E.E_HORIZON_SINCE] = now
+    if e[E.E_RECORD]:
+        end_copies(e)
+        note(e, R.HORIZON, now, ns, 0, 0, 0, 0)
     return 0
 
 

@@ -83,6 +83,8 @@ def _slices(pairs: list[tuple[list[int], list[int]]], first: int, what: str, zer
 
 
 def _instants(recording: Recording, zero: int) -> Iterator[dict[str, Any]]:
+    for time, ns in recording.of(R.HORIZON)[:, (R.TIME, R.A)].tolist():
+        yield {"ph": "C", "name": "horizon, ms", "pid": PROCESS, "tid": 0, "ts": (time - zero) / 1e3, "args": {"ms": ns / 1e6}}
     for kind in (R.INVALIDATE, R.REVOKE, R.OPEN, R.CLOSE):
         for record in recording.of(kind).tolist():
             name = Cause(record[R.C]).name if kind == R.INVALIDATE else R.KINDS[kind]

@@ -45,7 +45,9 @@ LOOKED: Final = 8
 TAKEN: Final = 9
 #: the driver begins to look at a fault's pages, later than when it began or once more: C the fault's slot
 LISTED: Final = 10
-KINDS: Final = ("", "access", "fault", "chunk", "invalidate", "revoke", "open", "close", "looked", "taken", "listed")
+#: the device believes what it has looked up for A ns from now on (host/trust.py); the first record says how it begins
+HORIZON: Final = 11
+KINDS: Final = ("", "access", "fault", "chunk", "invalidate", "revoke", "open", "close", "looked", "taken", "listed", "horizon")
 
 FAULT_WRITE: Final = 1
 FAULT_PREFETCH: Final = 2

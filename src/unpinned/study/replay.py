@@ -9,6 +9,7 @@ import numpy as np
 
 from unpinned.compiled import INTERPRETED
 from unpinned.host.layout import COPY_WORDS
+from unpinned.host.trust import HORIZON_MAX_NS
 from unpinned.paging import layout as P
 from unpinned.paging.causes import Cause
 from unpinned.recording import layout as R
@@ -23,7 +24,7 @@ WITHIN: Final = 0.05
 
 #: settings of the live block that the model takes over, by name in the header of the recording
 SETTINGS: Final = {
-    "horizon_ns": P.HORIZON_NS, "provisional_ns": P.PROVISIONAL_NS, "provisional_trust_ns": P.PROVISIONAL_TRUST_NS,
+    "provisional_ns": P.PROVISIONAL_NS, "provisional_trust_ns": P.PROVISIONAL_TRUST_NS,
     "tlb": P.TLB, "huge": P.HUGE, "fault_max_bytes": P.FAULT_MAX_BYTES, "chunk_bytes": P.CHUNK_BYTES,
     "read_ahead_bytes": P.READ_AHEAD_BYTES, "retries_max": P.RETRIES_MAX,
 }  # fmt: skip
@@ -177,12 +178,14 @@ def check(recording: Recording, p: P.Block) -> None:
     most = np.select([np.isin(kind, (R.FAULT, R.LOOKED, R.TAKEN, R.CHUNK)), kind == R.ACCESS],
                      [int(p[P.FAULT_MAX_BYTES]), 1 << 31], span)  # fmt: skip
     length = np.where(kind == R.ACCESS, b, b - a)
+    ranged = kind != R.HORIZON
     regional = np.isin(kind, (R.REVOKE, R.OPEN, R.CLOSE))
     for wrong, why in (
-        ((a < 0) | (a >= span) | (length < 0) | (length > most) | (a + length > span), "a range that cannot be"),
+        (ranged & ((a < 0) | (a >= span) | (length < 0) | (length > most) | (a + length > span)), "a range that cannot be"),
         ((kind == R.ACCESS) & ((r[:, R.C] < 0) | (r[:, R.C] > 1 << 31)), "what is left of a message"),
         (regional & ((d < 0) | (d >= p[P.REGION_CAPACITY])), "a region that the device does not have"),
         ((kind == R.FAULT) & ((d < -1) | (d >= p[P.REGION_CAPACITY])), "a region that the device does not have"),
+        (~ranged & ((a <= 0) | (a > HORIZON_MAX_NS)), "a horizon that cannot be"),
         ((kind == R.INVALIDATE) & ((r[:, R.C] < 0) | (r[:, R.C] >= P.CAUSES)), f"a cause that is not one of {P.CAUSES}"),
     ):
         if wrong.any():

@@ -3,10 +3,10 @@
 Given, from the recording: which bytes each queue pair touched and when, and how much of its message was still to come; when a
 request that had to wait came; which prefetches were asked for; what the host's page table held when it was looked at, and when
 pages that were missing had come; for whom nobody waited any more; what the owner did (invalidations, regions that came and
-went); which chunks were holes of a file. Predicted: for each request, whether the device's table has its pages; every fault,
-how far it looks and what it installs; every entry grown old or dropped, for want of room in the list of holes too (block s, the
-live one); every flush. The device's page table is the real one (block p), the host's is a
-second block m used as a map of which pages are there.
+went); which chunks were holes of a file; for how long the device believed what it had looked up. Predicted: for each request,
+whether the device's table has its pages; every fault, how far it looks and what it installs; every entry grown old or dropped,
+for want of room in the list of holes too (block s, the live one); every flush. The device's page table is the real one (block
+p), the host's is a second block m used as a map of which pages are there.
 
 Flushes take no time; with a policy that defers, they come when they are due. How faults move: `replay_faults`.
 
@@ -234,6 +234,8 @@ def replay(p, m, o, s, records):
         elif kind == R.OPEN:
             region_open(p, records[at + R.D], records[at + R.A], records[at + R.B], records[at + R.C])
             o[o[O_REGIONS] + records[at + R.D]] = records[at + R.E]
+        elif kind == R.HORIZON:
+            p[P.HORIZON_NS] = records[at + R.A]
         elif kind == R.CLOSE:
             cut(s, p, records[at + R.A], records[at + R.B])
             region_close(p, records[at + R.D])

@@ -10,10 +10,12 @@ import pytest
 
 from support.memory import PAGE
 from unpinned.host import engine_words as E
-from unpinned.host.trust import HORIZON_MAX_NS, HORIZON_NS, SLEPT_NS, looked, major_faults, took
+from unpinned.host.trust import HORIZON_MAX_NS, HORIZON_NS, SLEPT_NS, distrust, looked, major_faults, took
 from unpinned.paging import layout as P
 from unpinned.paging.collisions import remember_discard
 from unpinned.paging.table import install, translate
+from unpinned.recording import layout as R
+from unpinned.recording.ring import put_run, take
 
 START, END = 64 * PAGE, 128 * PAGE
 BEGAN = 1 << 40
@@ -75,10 +77,9 @@ def test_a_look_at_what_the_table_has_not_says_nothing(world: World) -> None:
     assert world.p[P.HORIZON_NS] == HORIZON_NS
 
 
-@pytest.mark.parametrize("reason", [E.E_RECORD, E.E_UNTOLD])
-def test_it_is_short_while_a_recording_runs_and_beside_memory_without_events(world: World, reason: int) -> None:
+def test_it_is_short_beside_memory_without_events(world: World) -> None:
     assert world.look(HORIZON_NS) == 2 * HORIZON_NS
-    world.e[reason] = 1
+    world.e[E.E_UNTOLD] = 1
     for _ in range(2):
         assert world.look(2 * HORIZON_NS) == HORIZON_NS
 
@@ -89,6 +90,19 @@ def test_what_a_discard_dated_back_does_not_come_to_life_again(world: World) -> 
     assert world.look(3 * HORIZON_NS - 1) == HORIZON_NS
     world.now = until + 2 * HORIZON_NS
     assert world.look(0) == 2 * HORIZON_NS
+
+
+def test_a_recording_has_each_change_behind_the_copies_before_it(world: World) -> None:
+    ring = R.create(64)
+    world.e[E.E_RECORD], world.e[E.E_RECORD + 1] = ring.ctypes.data, ring.size
+    put_run(ring, 7, P.OP_READ, START, START + PAGE, PAGE, world.now)  # under way: more of its message is to come
+    for after in (HORIZON_NS, 1, 2 * HORIZON_NS):
+        world.look(after)
+    distrust(world.e, world.p, world.now)
+    distrust(world.e, world.p, world.now)
+    found = [(int(row[R.KIND]), int(row[R.A])) for row in take(ring)]
+    changes = [(R.HORIZON, ns) for ns in (2 * HORIZON_NS, 4 * HORIZON_NS, HORIZON_NS)]
+    assert found == [(R.ACCESS, START), *changes]
 
 
 def test_slow_copies_end_it_only_if_something_was_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

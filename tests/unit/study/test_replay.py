@@ -16,10 +16,11 @@ MS = 1_000_000
 HEADER = {
     "geometry": {"levels": 3, "bits": 9, "leaves": 64, "regions": 4, "revoked": 4, "dma": 4, "faults": 16},
     "settings": {
-        "horizon_ns": 20 * MS, "provisional_ns": 0, "provisional_trust_ns": 100_000, "tlb": 0, "huge": 1,
+        "provisional_ns": 0, "provisional_trust_ns": 100_000, "tlb": 0, "huge": 1,
         "fault_max_bytes": 4 << 20, "chunk_bytes": 256 << 10, "read_ahead_bytes": 0, "retries_max": 16,
     },
 }  # fmt: skip
+HORIZON = (R.HORIZON, 0, 20 * MS, 0, 0, 0, 0)
 REGION = (R.OPEN, 0, 0, 64 * PAGE, 0, 0, 0)
 
 
@@ -30,7 +31,7 @@ def recording(*rows, read=0, write=0, flushes=0, zapped=0, installed=0, causes=(
         invalidations[cause] += 1
     totals = {"faults_read": read, "faults_write": write, "flushes": flushes, "pages_zapped": zapped,
               "invalidations": invalidations, **dict.fromkeys(COUNTED[2:7], 0), "pages_in": installed}  # fmt: skip
-    records = np.array([(0, *row) for row in (REGION, *rows)], np.int64)
+    records = np.array([(0, *row) for row in (HORIZON, REGION, *rows)], np.int64)
     return file.Recording(HEADER, records, {"totals": totals, "lost": 0})
 
 
@@ -51,6 +52,12 @@ def test_a_first_touch_is_a_fault_and_a_second_is_not():
 def test_an_entry_grows_old():
     found, _ = predicted(access(1 * MS, 3), access(30 * MS, 3))
     assert found["faults for read"] == 2
+
+
+def test_an_entry_grows_old_when_the_device_believed_it_no_longer():
+    longer, shorter = ((R.HORIZON, 2 * MS, ns * MS, 0, 0, 0, 0) for ns in (40, 5))
+    assert predicted(access(1 * MS, 3), longer, access(30 * MS, 3))[0]["faults for read"] == 1
+    assert predicted(access(1 * MS, 3), shorter, access(10 * MS, 3))[0]["faults for read"] == 2
 
 
 def test_one_fault_covers_the_rest_of_the_message():
@@ -219,10 +226,10 @@ def test_where_it_is_off_is_said():
     ((R.ACCESS, 1, -1, 8, 0, 2, 0), "range"), ((R.ACCESS, 1, 0, 1 << 40, 0, 2, 0), "range"), ((R.ACCESS, 1, 0, 8, -1, 2, 0), "message"),
     ((R.FAULT, 1, 0, PAGE, 0, 4, 0), "region"), ((R.OPEN, 1, 0, PAGE, 0, 1 << 40, 0), "region"),
     ((R.LOOKED, 1, 0, 1 << 38, 0, 0, 0), "range"), ((R.INVALIDATE, 1, 0, PAGE, 99, 0, 0), "cause"),
-    ((R.CHUNK, 1, PAGE, 0, 0, 0, 0), "range"),
+    ((R.CHUNK, 1, PAGE, 0, 0, 0, 0), "range"), ((R.HORIZON, 1, 0, 0, 0, 0, 0), "horizon"), ((R.HORIZON, 1, 1 << 40, 0, 0, 0, 0), "horizon"),
 ])  # fmt: skip
 def test_a_record_that_cannot_be_is_refused_by_its_number(row, why):
-    with pytest.raises(file.RecordingError, match=f"record 1 .*{why}"):
+    with pytest.raises(file.RecordingError, match=f"record 2 .*{why}"):
         replay(recording(row))
 
 
@@ -234,7 +241,7 @@ def test_a_slot_that_the_device_does_not_have_is_followed_by_nobody(slot):
 
 @pytest.mark.parametrize("part, name, value", [
     ("geometry", "leaves", 1 << 24), ("geometry", "bits", "x"), ("geometry", "levels", 99), ("settings", "fault_max_bytes", 1 << 50),
-    ("settings", "chunk_bytes", 0), ("settings", "horizon_ns", 1 << 70),
+    ("settings", "chunk_bytes", 0), ("settings", "provisional_ns", 1 << 70),
 ])  # fmt: skip
 def test_a_header_that_asks_for_the_impossible_is_refused(part, name, value):
     made = recording()
@@ -272,7 +279,7 @@ def test_the_command_replays_a_part_when_asked_for(tmp_path, capsys):
     writer.add(made.records)
     writer.flush(made.end)
     assert main(["replay", str(path)]) == 1
-    assert "2 records before it are whole: --partial replays them" in capsys.readouterr().err
+    assert "3 records before it are whole: --partial replays them" in capsys.readouterr().err
     assert main(["replay", str(path), "--partial"]) == 0
     out = capsys.readouterr().out
     assert "the recording ends early: the file was cut off" in out
