@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unpinned import verbs as v
@@ -113,9 +115,20 @@ class Peer:
         self.info = self.ask("open", address)
         self.region: tuple[int, int] = tuple(self.info["region"])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, verb: str, *arguments: Any) -> Any:
-        assert self._process.stdin and self._process.stdout
+        self.tell(verb, *arguments)
+        return self.answer()
+
+    def tell(self, verb: str, *arguments: Any) -> None:
+        assert self._process.stdin
         print(json.dumps([verb, *arguments]), file=self._process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, f"the peer ended with status {self._process.wait()}"
         answer = json.loads(line)
@@ -138,6 +151,9 @@ class Peer:
         """As Ctrl-Z does."""
         self._process.send_signal(signal.SIGSTOP)
 
+    def stopped(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def go_on(self) -> None:
         """As fg does."""
         self._process.send_signal(signal.SIGCONT)
@@ -155,9 +171,22 @@ class Peer:
 
 
 def _tests() -> str:
-    from pathlib import Path
-
     return str(Path(__file__).resolve().parents[1])
+
+
+def _stand_still(end: End, peer: int) -> dict[str, int]:
+    """Once a packet is out, stop until told to go on; when the device has seen how late it is, let the *peer* (its pid) go on.
+
+    In one process, so that nothing but the stop takes time. What the device has counted when the request is done.
+    """
+    while end.context.counters()["tx_packets"] == 0:
+        pass
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while end.context.counters()["stood_still"] == 0:
+        pass
+    os.kill(peer, signal.SIGCONT)
+    end.wait()
+    return end.context.counters()
 
 
 def _serve() -> None:
@@ -173,8 +202,8 @@ def _serve() -> None:
             elif verb == "connect":
                 info, *options = arguments
                 answer = end.qp.connect(v.PeerInfo(**info), REMOTE, **(options[0] if options else {}))
-            elif verb == "counters":
-                answer = end.context.counters()
+            elif verb == "stand_still":
+                answer = _stand_still(end, *arguments)
             elif verb == "remote":
                 opcode, peer, *place = arguments
                 answer = end.remote(opcode, (peer[0], peer[1]), *place)
