@@ -39,7 +39,7 @@ PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 PAGE_IS_PRESENT = 8
 MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 3, 22, 23
 TRIES = 64  # a signal a try is a lot of signals
-HELD_PAGES = 1024  # so many a mincore: 4 MiB, the longest chunk of a fault
+HELD_PAGES = 512  # so many a mincore
 HELD_WORDS = HELD_PAGES // 8
 
 # struct pm_scan_arg, in words of SCAN_ARGUMENT (linux/fs.h)
