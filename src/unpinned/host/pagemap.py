@@ -15,6 +15,7 @@ import os
 import numpy as np
 
 from unpinned.compiled import kernel
+from unpinned.compiled.atomics import load_acquire
 from unpinned.compiled.intrinsics import address_of, load8, stack_words, store64
 from unpinned.compiled.libc import (
     EAGAIN,
@@ -30,6 +31,7 @@ from unpinned.compiled.libc import (
     sys_process_vm_readv,
     sys_process_vm_writev,
 )
+from unpinned.compiled.views import words_at
 from unpinned.host import layout as L
 from unpinned.host.layout import Words
 
@@ -37,6 +39,8 @@ PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 PAGE_IS_PRESENT = 8
 MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 3, 22, 23
 TRIES = 64  # a signal a try is a lot of signals
+HELD_PAGES = 512  # so many a mincore
+HELD_WORDS = HELD_PAGES // 8
 
 # struct pm_scan_arg, in words of SCAN_ARGUMENT (linux/fs.h)
 _SIZE, _FLAGS, _START, _END, _WALK_END, _VECTOR, _VECTOR_LENGTH, _MAX, _INVERTED, _MASK, _ANY, _RETURN = range(12)
@@ -179,6 +183,44 @@ def populate(start: int, end: int, write: int) -> int:
     if status == -EINVAL and sys_madvise(base, 0, advice) < 0:
         return _touch(base, base + length, write)  # the advice itself is unknown
     return EFAULT if status == -EINVAL or status == -ENOMEM else -status  # not allowed; not mapped
+
+
+@kernel
+def map_held(start: int, end: int, write: int) -> int:
+    """`populate` for a mapping of ours of shared memory whose end cannot move: what the memory holds is mapped by loads.
+
+    A load leaves the bytes alone, takes no lock of the address space, and of a writable shared mapping the kernel maps
+    sixteen pages around it, for writing too. `populate` also marks each page as accessed; the owner's munmap marks it
+    again, and what is marked twice moves to another list, page by page, while he waits. What the memory does not hold (a
+    hole, or swapped out) is not touched: there may be no memory for it, and a load can only say so by a signal.
+    """
+    base = start & L.PAGE_MASK
+    vector = stack_words(HELD_WORDS)
+    error = 0
+    while base < end and error == 0:
+        pages = min((end - base + L.PAGE - 1) // L.PAGE, HELD_PAGES)
+        known = sys_mincore(base, pages * L.PAGE, vector) == 0
+        first = 0
+        while first < pages and error == 0:
+            held = known and load8(vector + first) & 1 != 0
+            last = first + 1
+            while last < pages and held == (known and load8(vector + last) & 1 != 0):
+                last += 1
+            if held:
+                _load(base + first * L.PAGE, last - first)
+            else:
+                error = populate(base + first * L.PAGE, base + last * L.PAGE, write)
+            first = last
+        base += pages * L.PAGE
+    return error
+
+
+@kernel
+def _load(base: int, pages: int) -> None:
+    """A word of each page: an acquiring load is one that no compiler leaves out."""
+    words = words_at(base, pages * L.PAGE // 8)
+    for i in range(pages):
+        load_acquire(words, i * (L.PAGE // 8))
 
 
 @kernel

@@ -17,7 +17,7 @@ from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.holes import cut, is_hole, remember
 from unpinned.host.lock import lock, unlock
-from unpinned.host.pagemap import announce, populate
+from unpinned.host.pagemap import announce, map_held, populate
 from unpinned.host.recorder import nobody_waits, note, number
 from unpinned.host.wake import kick
 from unpinned.paging import layout as P
@@ -58,6 +58,12 @@ def needed_soon(p, slot):
 
 
 @kernel
+def is_direct(p, region):
+    """Is the region reached by our own loads and stores? (`regions.register` sets the flag for these.)"""
+    return region >= 0 and p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_FLAGS] & P.REGION_WRITE_BY_SCAN != 0
+
+
+@kernel
 def serve(e, h, p, slot):
     """Bring one fault's range in, chunk by chunk."""
     c = words_at(e[E.E_COPY], e[E.E_COPY + 1])
@@ -72,6 +78,7 @@ def serve(e, h, p, slot):
         end = p[slot + P.FAULT_CHUNK_END]
         needed = needed_soon(p, slot)
         write = p[slot + P.FAULT_WRITE]
+        direct = is_direct(p, p[slot + P.FAULT_REGION])
         file = files[p[slot + P.FAULT_REGION]] if write == 0 and p[slot + P.FAULT_REGION] >= 0 else 0
         if e[E.E_RECORD]:
             note(e, R.TAKEN, monotonic_ns(), start, end, number(p, slot), 0, 0)
@@ -82,7 +89,7 @@ def serve(e, h, p, slot):
             if announced < end:
                 announce(start, needed)
                 announced = needed
-            error = populate(start, end, write)
+            error = map_held(start, end, write) if direct else populate(start, end, write)
         lock(e, E.E_LOCK)
         if hole:
             remember(c, p, file, start, end)

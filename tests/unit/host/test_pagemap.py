@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import resource
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,7 +12,7 @@ import pytest
 from support.memory import PAGE, mapped, memfd, protect, view
 from unpinned.host import layout as L
 from unpinned.host import system
-from unpinned.host.pagemap import _touch, close_scratch, populate, resident, scan, scan_scratch
+from unpinned.host.pagemap import _touch, close_scratch, map_held, populate, resident, scan, scan_scratch
 
 PAGES = 1024
 MODES = {"ioctl": L.MODE_IOCTL, "file": L.MODE_FILE, "mincore": L.MODE_MINCORE}
@@ -130,3 +131,68 @@ def test_populate_past_the_end_of_a_file() -> None:
     with memfd(2) as fd, mapped(4, shared=True, fd=fd) as address:
         assert populate(address, address + 2 * PAGE, 1) == 0
         assert populate(address, address + 4 * PAGE, 0) == errno.EFAULT
+
+
+def map_whole(address: int, pages: int, write: int = 1) -> int:
+    return int(map_held(address, address + pages * PAGE, write))
+
+
+@pytest.mark.parametrize("write", [0, 1])
+@pytest.mark.parametrize("held", [range(0), range(1), range(5, 9), range(0, 40, 2), range(16, 40), range(40)], ids=str)
+def test_held_memory_and_holes_are_mapped(held: range, write: int) -> None:
+    s = scan_scratch()
+    with memfd(40) as fd, mapped(40, shared=True, fd=fd) as theirs, mapped(40, shared=True, fd=fd) as ours:
+        for page in held:
+            view(theirs + page * PAGE, 1)[0] = 100 + page
+        assert map_whole(ours, 40, write) == 0
+        assert scan(ours, ours + 40 * PAGE, s) == ours + 40 * PAGE
+        assert [int(view(ours + page * PAGE, 1)[0]) for page in range(40)] == [
+            100 + page if page in held else 0 for page in range(40)
+        ]
+    close_scratch(s)
+
+
+def test_what_is_mapped_is_whole_pages_and_no_more() -> None:
+    s = scan_scratch()
+    with memfd(64) as fd, mapped(64, shared=True, fd=fd) as theirs, mapped(64, shared=True, fd=fd) as ours:
+        touch(theirs, range(64))
+        assert map_held(ours + 32 * PAGE - 1, ours + 32 * PAGE + 1, 1) == 0
+        assert scan(ours + 31 * PAGE, ours + 33 * PAGE, s) == ours + 33 * PAGE
+        assert map_held(ours + PAGE, ours + PAGE, 1) == 0
+    close_scratch(s)
+
+
+def test_more_than_a_mincore_takes_is_mapped() -> None:
+    s = scan_scratch()
+    pages = 2 * PAGES + 3
+    with memfd(pages) as fd, mapped(pages, shared=True, fd=fd) as theirs, mapped(pages, shared=True, fd=fd) as ours:
+        touch(theirs, range(0, pages, 3))
+        assert map_whole(ours, pages) == 0
+        assert scan(ours, ours + pages * PAGE, s) == ours + pages * PAGE
+    close_scratch(s)
+
+
+def test_held_memory_is_mapped_for_writing_too() -> None:
+    """The copy that follows stores without a fault of its own."""
+    with memfd(64) as fd, mapped(64, shared=True, fd=fd) as theirs, mapped(64, shared=True, fd=fd) as ours:
+        touch(theirs, range(64))
+        assert map_whole(ours, 64) == 0
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        touch(ours, range(64))
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 16
+
+
+@pytest.mark.parametrize("held", [range(0), range(2)], ids=str)
+def test_held_memory_that_ends_early_is_an_error_and_no_signal(held: range) -> None:
+    with memfd(2) as fd, mapped(4, shared=True, fd=fd) as theirs, mapped(4, shared=True, fd=fd) as ours:
+        touch(theirs, held)
+        assert map_whole(ours, 2) == 0
+        assert map_whole(ours, 4) == errno.EFAULT
+        system.unmap(ours + 2 * PAGE, PAGE)
+        assert map_whole(ours, 3) == errno.EFAULT
+
+
+def test_held_memory_of_a_read_only_mapping() -> None:
+    with memfd(4) as fd, mapped(4, shared=True, fd=fd) as theirs, mapped(4, shared=True, fd=fd, writable=False) as ours:
+        touch(theirs, range(2))
+        assert map_whole(ours, 4, 0) == 0
