@@ -14,8 +14,8 @@ A policy may be a file of yours: what to do about each cause, in TOML:
   PROTECT = "DOWNGRADE"
   MIGRATE = "REFUSE_IF_BUSY"
 
-A profile may be a file of yours too: times in ns (unpinned.study.profiles names
-them all), on top of a profile that is there:
+A profile may be a file of yours too, on top of one that is there. Times are in
+ns, and have the names that --json gives them:
 
   name = "mine"
   base = "firmware"                     # inline, mailing-list, live; or none
@@ -74,9 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         return _run(arguments)
-    except RecordError as error:
-        raise CommandError(f"{error}\n(other arguments than then, or a policy, profile or recording that has changed)") from None
-    except (ValueError, CampaignError) as error:
+    except (ValueError, CampaignError, RecordError) as error:
         raise CommandError(str(error)) from None
 
 
@@ -91,6 +89,11 @@ def _run(arguments: argparse.Namespace) -> int:
         raise CommandError("--repeat must be between 1 and 1000")
     if not 1 <= arguments.devices <= 8:
         raise CommandError("--devices must be between 1 and 8")
+    if arguments.seed < 0:
+        raise CommandError("--seed must not be negative")
+    if not 0 <= arguments.workers <= 1024:
+        raise CommandError("--workers must be between 0 (one a core) and 1024")
+    _check_files(arguments)
     policies = [sweep.policy_named(word) for word in arguments.policy or _POLICIES]
     hcas = [sweep.profile_named(word) for word in arguments.profile or _PROFILES]
     plan = sweep.pieces(
@@ -111,12 +114,26 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if complete else 130
 
 
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Refuse what could not be written, before hours of runs."""
+    import importlib.util
+    from pathlib import Path
+
+    from unpinned.cli import CommandError
+
+    if arguments.parquet and importlib.util.find_spec("pyarrow") is None:
+        raise CommandError("--parquet needs Arrow: pip install pyarrow")
+    for option in ("resume", "html", "csv", "parquet"):
+        path = getattr(arguments, option)
+        if path and (not Path(path).parent.is_dir() or Path(path).is_dir()):
+            raise CommandError(f"--{option} {path}: not a file in a folder that is there")
+
+
 def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], policies: list[StudyPolicy], hcas: list[Profile]) -> None:
     import json
     import shlex
     from dataclasses import asdict
 
-    from unpinned.cli import CommandError
     from unpinned.cli._output import note, print_json
     from unpinned.study import sweep
     from unpinned.study.table import render
@@ -124,10 +141,7 @@ def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], policies: 
     if arguments.csv:
         sweep.write_csv(rows, arguments.csv)
     if arguments.parquet:
-        try:
-            sweep.write_parquet(rows, arguments.parquet)
-        except ImportError:
-            raise CommandError("--parquet needs Arrow: pip install pyarrow") from None
+        sweep.write_parquet(rows, arguments.parquet)
     if arguments.html:
         from unpinned.study.report import write
 
@@ -139,7 +153,7 @@ def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], policies: 
         tables = {policy.name: json.loads(policy.table.to_json()) for policy in policies}
         print_json({"policies": tables, "profiles": {hca.name: asdict(hca) for hca in hcas}, "runs": rows})
     else:
-        sys.stdout.write(render(rows))
+        sys.stdout.write(render(rows, policies))
 
 
 def _pages(text: str) -> int:

@@ -96,7 +96,7 @@ def merge(rows: Sequence[Row]) -> list[Row]:
 
 def _head(merged: Sequence[Row], rows: Sequence[Row], command: str) -> str:
     first = rows[0]
-    size = charts.engineering(first["pages"] * S.PAGE, "B")
+    size = _size(first["pages"] * S.PAGE)
     return (
         "<h1>What a policy costs</h1>"
         f'<p class="dim">{len(rows)} runs in virtual time: {size} registered, {first["devices"]} HCA'
@@ -104,6 +104,12 @@ def _head(merged: Sequence[Row], rows: Sequence[Row], command: str) -> str:
         "<p>An RDMA device uses memory that the kernel takes away again. A policy says what happens then, by cause. Here each "
         "one meets each workload on several kinds of HCA, with the step functions that run live.</p>"
     )
+
+
+def _size(count: int) -> str:
+    """Bytes, as --memory takes them."""
+    unit, name = (1 << 30, "GiB") if count >= 1 << 30 else (1 << 20, "MiB") if count >= 1 << 20 else (1 << 10, "KiB")
+    return f"{count / unit:.4g} {name}"
 
 
 def _find(rows: Sequence[Row], **want: str) -> Row | None:
@@ -132,7 +138,8 @@ def _cards(rows: Sequence[Row]) -> str:
         made.append((" → ".join(p99) + " us", "what a peer of the fork server sees, p99"))
     slow = _find(rows, workload="discard", profile="mailing-list", policy="zap-now")
     if slow:
-        made.append((f"{short(slow['blocked_us_p50'])} us a page", "what madvise waits with a hardware sync of 20 ms, zap-now"))
+        waits = charts.engineering(slow["blocked_us_p50"], "us")
+        made.append((f"{waits} a page", "what madvise waits with a hardware sync of 20 ms, zap-now"))
     wrong = sum(row["violations"] for row in rows if row["policy"] == "blind")
     safe = sum(row["violations"] for row in rows if row["policy"] != "blind")
     if any(row["policy"] == "blind" for row in rows):

@@ -44,10 +44,11 @@ def test_parquet_holds_every_figure(rows, tmp_path):
 
 
 def test_the_table_fits_a_terminal_and_shows_every_column(rows):
-    lines = render(rows).splitlines()
+    lines = render(rows, POLICIES).splitlines()
     assert max(map(len, lines)) < 80
     head = next(line for line in lines if line.startswith("policy"))
     assert head.split() == ["policy", *(below for _, below, _ in COLUMNS)]
+    assert [line.split()[0] for line in lines if "UNSAFE" in line] == ["blind"]
 
 
 def test_the_page_is_self_contained_and_its_plots_are_well_formed(rows):
@@ -62,6 +63,9 @@ def test_the_page_is_self_contained_and_its_plots_are_well_formed(rows):
         width = float(root.attrib["width"])
         for mark in root.iter("{http://www.w3.org/2000/svg}circle"):
             assert 0 <= float(mark.attrib["cx"]) <= width
+        for text in root.iter("{http://www.w3.org/2000/svg}text"):  # half of a tick's label, all of a remark, at 6 px a letter
+            right = {"tick": 3, "flag": 6}.get(text.attrib["class"], 0) * len(text.text)
+            assert float(text.attrib["x"]) + right <= width
 
 
 def test_a_page_of_no_runs_is_refused():
@@ -97,6 +101,10 @@ def test_the_user_s_policy_travels_as_text(tmp_path):
         (["--memory", "12x"], "--memory 12x"),
         (["--devices", "9"], "--devices"),
         (["--time", "0"], "--time"),
+        (["--seed", "-1"], "--seed"),
+        (["--workers", "-1"], "--workers"),
+        (["--csv", "nowhere/runs.csv"], "--csv nowhere/runs.csv"),
+        (["--html", "."], "--html ."),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(words, said, capsys):
@@ -110,7 +118,14 @@ def test_a_policy_that_is_impossible_names_field_and_reason(tmp_path, capsys):
     path = tmp_path / "bad.toml"
     path.write_text('[causes]\nRELEASE = "REFUSE_IF_BUSY"\n')
     assert main(["study", "--policy", str(path)]) == 1
-    assert "RELEASE" in capsys.readouterr().err
+    assert "bad.toml: RELEASE" in capsys.readouterr().err
+
+
+def test_a_policy_may_not_have_the_name_of_one_that_is_there(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "zap-now"\n')
+    with pytest.raises(ValueError, match="mine.toml: name: 'zap-now' is taken"):
+        sweep.policy_named(str(path))
 
 
 def test_the_command_prints_json(capsys):
@@ -154,7 +169,7 @@ def test_a_campaign_goes_on_with_the_same_profile_only(mine, tmp_path, capsys):
     assert main(words) == 0
     mine.write_text(mine.read_text().replace("7_000", "8_000"))
     assert main(words) == 1
-    assert "profile" in capsys.readouterr().err
+    assert "a file among them has changed" in capsys.readouterr().err
     assert record.read_bytes() == first
 
 
