@@ -1,6 +1,7 @@
 """Profiles from files: what they say, what they leave to their base, and what is refused."""
 
 from dataclasses import replace
+from importlib import resources
 
 import pytest
 
@@ -107,3 +108,10 @@ def test_every_figure_reaches_the_block():
     s = S.create(pages=1, frames=1, devices=1, streams=0, scanners=1, workers=1, cpus=0, tlb=1)
     Profile("x", "x", **made).write(s)
     assert sorted(s[(s > 1_000_000) & (s < 1_000_100)].tolist()) == sorted(made.values())
+
+
+def test_each_figure_of_the_live_profile_says_where_it_is_from():
+    lines = resources.files("unpinned.study").joinpath("live.toml").read_text().splitlines()
+    for line in lines:
+        if not line.startswith(("#", "name", "title")):
+            assert line.partition("  # ")[2].startswith(("measured: ", "none: ", "by construction: ", "a guess")), line
