@@ -111,15 +111,21 @@ class Options:
     """Only see whether it works: the figures mean nothing."""
     peers: str
     """A built copy of the peers' folder, or empty."""
+    own: argparse.Namespace = field(default_factory=argparse.Namespace)
+    """What the script's own options gave."""
 
     def pick(self, full: Any, quick: Any) -> Any:
         return quick if self.quick else full
 
 
-def main(measure: Callable[[Options], list[Figure]], commands: Mapping[str, Any]) -> None:
+def main(
+    measure: Callable[[Options], list[Figure]],
+    commands: Mapping[str, Any],
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> None:
     """The body of a benchmark script: print one JSON document, or, in a child, obey.
 
-    *commands* are the functions that the parent may name: the script's ``globals()``.
+    *commands* are the functions that the parent may name: the script's ``globals()``. *add_arguments*: options of its own.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="only see whether it works; the figures mean nothing")
@@ -127,12 +133,14 @@ def main(measure: Callable[[Options], list[Figure]], commands: Mapping[str, Any]
         "--peers", default=os.environ.get("UNPINNED_PEERS", ""), help="a built copy of the peers' folder"
     )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    if add_arguments:
+        add_arguments(parser)
     options = parser.parse_args()
     if options.child:
         obey(commands)
         return
     began, load = time.monotonic(), os.getloadavg()[0]
-    figures = measure(Options(options.quick, options.peers))
+    figures = measure(Options(options.quick, options.peers, options))
     document = {
         "figures": [asdict(figure) for figure in figures],
         "quick": options.quick,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.compiled.intrinsics import load8, load64, stack_words, store64
 from unpinned.compiled.libc import SYS_PPOLL, monotonic_ns, poll1, sys_call, sys_ioctl, sys_read, sys_write
+from unpinned.host.pagemap import announce, populate, scan
+from unpinned.paging.table import translate
 
 SECOND = 1_000_000_000
 UFFDIO_COPY = 0xC028AA03
@@ -60,3 +62,38 @@ def serve_slowly(fd, page, state):
         sys_ioctl(fd, UFFDIO_COPY, copy)
         state[2] += 1
     return 0
+
+
+@kernel
+def looks(places, length, scratch, times):
+    """Look at the pages of *length* bytes at each place, as the driver does; nanoseconds of each. How many were not all there."""
+    absent = 0
+    for i in range(len(places)):
+        began = monotonic_ns()
+        upto = scan(places[i], places[i] + length, scratch)
+        times[i] = monotonic_ns() - began
+        absent += upto < places[i] + length
+    return absent
+
+
+@kernel
+def bring_in(places, length, write, times):
+    """Bring in *length* bytes at each place, as a fault worker does; nanoseconds of each. 0 or errno."""
+    for i in range(len(places)):
+        began = monotonic_ns()
+        announce(places[i], places[i] + length)
+        error = populate(places[i], places[i] + length, write)
+        times[i] = monotonic_ns() - began
+        if error:
+            return error
+    return 0
+
+
+@kernel
+def walks(p, places, now):
+    """Translate a page at each place in a device's table; nanoseconds of all. -1: one was not there."""
+    began = monotonic_ns()
+    for i in range(len(places)):
+        if translate(p, places[i], PAGE, 0, now) < PAGE:
+            return -1
+    return monotonic_ns() - began

@@ -73,6 +73,8 @@ class Record:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise RecordError(f"{path}: not the record of a campaign (its first line is to say {FORMAT!r})")
         for key, expected in header.items():
+            if found.get(key) != expected and key == "fingerprint":
+                raise RecordError(f"{path}: of another campaign: begun with other arguments, or a file among them has changed since")
             if found.get(key) != expected:
                 raise RecordError(f"{path}: of another campaign: its {key} is {found.get(key)!r}, not {expected!r}")
 

@@ -14,6 +14,8 @@ from html import escape
 LABEL = 11  #: font size of labels, px
 TICK = 10
 ROW = 15  #: height of a line of marks, px
+HEAD = 22  #: height of a band's heading, with the gap above it
+FLAG = 62  #: width of a remark
 
 
 @dataclass
@@ -91,9 +93,10 @@ def range_chart(bands: Sequence[Band], *, title: str, unit: str, width: int = 34
     Zero (nothing was measured, or it took no time) stands at the left edge, faint.
     """
     values = [value for band in bands for line in band.lines for value in line.values]
-    axis = log_axis(values, label_width + 8, width - 14)
+    flagged = any(line.flag for band in bands for line in band.lines)
+    axis = log_axis(values, label_width + 8, width - (FLAG if flagged else 20))
     top = 40
-    height = top + sum(18 + ROW * len(band.lines) for band in bands) + 22
+    height = top + sum(HEAD + ROW * len(band.lines) for band in bands) + 22
     out = [_open(width, height, title), _text(0, 14, title, "chart-title")]
     for tick in axis.ticks():
         x = axis.at(tick)
@@ -101,8 +104,8 @@ def range_chart(bands: Sequence[Band], *, title: str, unit: str, width: int = 34
         out.append(_text(x, height - 6, engineering(tick, unit), "tick", "middle"))
     y = top
     for band in bands:
-        out.append(_text(0, y + 9, band.title, "band"))
-        y += 18
+        out.append(_text(0, y + HEAD - 9, band.title, "band"))
+        y += HEAD
         for line in band.lines:
             out += _range(line, axis, y + ROW / 2 - 2, unit)
             y += ROW

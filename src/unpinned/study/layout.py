@@ -260,17 +260,22 @@ H_FAULT: Final = 2  #: a miss until the request goes on
 HISTOGRAM_KINDS: Final = 3
 
 CAPACITY_FRAMES: Final = 1 << 24
+LIMITS: Final = {
+    "pages": (1, 1 << 24), "frames": (1, CAPACITY_FRAMES), "devices": (1, DEVICES_MAX), "streams": (0, 256),
+    "scanners": (1, 64), "workers": (1, 64), "cpus": (0, 16), "tlb": (1, 1 << 20),
+}  # fmt: skip
+"""The least and the most of each argument of `create`."""
 assert PTE_SHARED < 1 << PTE_FRAME_SHIFT and FRAME_ORPHAN <= FRAME_STATE < 1 << FRAME_OWNER_SHIFT
 
 
 def create(*, pages: int, frames: int, devices: int, streams: int, scanners: int, workers: int, cpus: int, tlb: int) -> Block:
     """An empty block of this geometry. Raises ValueError naming the argument that cannot be."""
-    limits = {
-        "pages": (pages, 1, 1 << 24), "frames": (frames, 1, CAPACITY_FRAMES), "devices": (devices, 1, DEVICES_MAX),
-        "streams": (streams, 0, 256), "scanners": (scanners, 1, 64), "workers": (workers, 1, 64), "cpus": (cpus, 0, 16),
-        "tlb": (tlb, 1, 1 << 20),
+    asked = {
+        "pages": pages, "frames": frames, "devices": devices, "streams": streams, "scanners": scanners, "workers": workers,
+        "cpus": cpus, "tlb": tlb,
     }  # fmt: skip
-    for name, (value, least, most) in limits.items():
+    for name, value in asked.items():
+        least, most = LIMITS[name]
         if not least <= value <= most:
             raise ValueError(f"{name}={value}: must be between {least} and {most}")
     if tlb & (tlb - 1):

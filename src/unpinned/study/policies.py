@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from unpinned.paging.policy import MODEL, POLICIES, Policy
+from unpinned.paging.policy import MODEL, POLICIES, Policy, PolicyError
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ STUDY_POLICIES: Final[dict[str, StudyPolicy]] = {
 
 
 def from_file(path: str) -> StudyPolicy:
-    """The user's policy. Raises PolicyError (ValueError) naming the field, OSError when there is no such file."""
-    table = Policy.loads(Path(path).read_text()).validate(MODEL)
+    """The user's policy. Raises PolicyError (ValueError) naming file and field, OSError when it cannot be read."""
+    try:
+        table = Policy.loads(Path(path).read_text()).validate(MODEL)
+    except (PolicyError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: {error}") from None
+    if table.name in STUDY_POLICIES:
+        raise PolicyError(f"{path}: name: {table.name!r} is taken by a policy that is there ({', '.join(STUDY_POLICIES)})")
     return StudyPolicy(table.name, f"from {Path(path).name}", table)

@@ -3,17 +3,33 @@
 Sources: [A] "Page Fault Support for Network Controllers", ASPLOS 2017 (220 us for 4 KB, 350 us for 4 MB, some 90 % of it in
 the firmware) · [B] PART, TPDS 2022 (minor fault at the destination: 38 us) · [C] linux-mm, 2011: a hardware sync of tens of
 milliseconds · [D] a GPU's shoot-down: 4.2 us for one entry, 4.4 us for all · [E] this project's own device, measured
-(`live.toml`, which names the benchmarks) · [G] a guess of the right order, the same for all profiles.
+(`live.toml`, which names what measured each figure) · [G] a guess of the right order, the same for all profiles.
+
+A profile in a file is TOML with the names of `Profile`, times in ns. What it does not say is what `base` says (a profile
+of these), or, without one, what is marked [E] and [G] below; the other times must be given::
+
+    name = "mine"
+    base = "firmware"
+    report = 90_000
+    flush = 1_200
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib import resources
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from unpinned.study import layout as S
+
+TIME_MAX: Final = 1 << 40  # ns: a third of an hour
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be: names the field and the reason."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +92,97 @@ _INLINE: Final = Profile(
     flush=4_400,
 )
 _MAILING_LIST: Final = replace(_FIRMWARE, name="mailing-list", title="a hardware sync of 20 ms", flush=20_000_000)
+_BASES: Final = {profile.name: profile for profile in (_FIRMWARE, _INLINE, _MAILING_LIST)}
 
 
 def _live() -> Profile:
     """This project's own device, as `live.toml` has it."""
-    data = tomllib.loads(resources.files("unpinned.study").joinpath("live.toml").read_text())
-    known = {field.name for field in fields(Profile)}
-    return Profile(**{name: value for name, value in data.items() if name in known})
+    return loads(resources.files("unpinned.study").joinpath("live.toml").read_text())
 
 
 def profiles() -> dict[str, Profile]:
     """Every profile by name."""
-    return {profile.name: profile for profile in (_FIRMWARE, _INLINE, _MAILING_LIST, _live())}
+    return {profile.name: profile for profile in (*_BASES.values(), _live())}
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def from_file(path: str) -> Profile:
+    """The user's profile. Raises ProfileError naming file, field and reason; OSError when it cannot be read."""
+    try:
+        text = Path(path).read_text()
+        return loads(text, taken=profiles(), name=Path(path).stem, title=f"from {Path(path).name}")
+    except (ProfileError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: {error}") from None
+
+
+def loads(text: str, *, taken: Collection[str] = (), name: str = "", title: str = "") -> Profile:
+    """Read a profile. *taken*: names that it may not have; *name*, *title*: what it has when it does not say.
+
+    Raises ProfileError naming the field and the reason.
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"a profile is TOML: {error}") from None
+    values = _base(data.pop("base", None)) | {"name": name, "title": title}
+    kinds = {field.name: field.type for field in fields(Profile)}
+    for field, value in data.items():
+        if field not in kinds:
+            raise ProfileError(f"{field}: unknown field (base, {', '.join(kinds)})")
+        values[field] = _CHECKS[kinds[field]](field, value)
+    for each in fields(Profile):
+        if values.get(each.name, each.default) in (MISSING, ""):
+            raise ProfileError(f"{each.name}: missing, and there is no base that has it")
+    if values["name"] in taken:
+        raise ProfileError(f"name: {values['name']!r} is taken by a profile that is there ({', '.join(taken)})")
+    return Profile(**values)
+
+
+def dumps(profile: Profile, notes: Mapping[str, str], header: str) -> str:
+    """The text that `loads` reads back: *header* as comments, a line a field, *notes* behind them by field."""
+    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    for name, value in asdict(profile).items():
+        word = f"{value:_}" if type(value) is int else f'"{value}"' if isinstance(value, str) else str(value).lower()
+        lines.append(f"{name} = {word}" + (f"  # {notes[name]}" if name in notes else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _base(word: Any) -> dict[str, Any]:
+    if word is None:
+        return {}
+    known = _BASES if word != "live" else profiles()  # which is read itself, and has no base
+    if not isinstance(word, str) or word not in known:
+        raise ProfileError(f"base: no profile {word!r}; there are {', '.join(profiles())}")
+    return asdict(known[word])
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 80 or '"' in value or "\\" in value:
+        raise ProfileError(f"{field}: expected a line of text of at most 80 characters without quotes, got {value!r}")
+    return value
+
+
+def _number(field: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        raise ProfileError(f"{field}: expected a whole number, got {value!r}")
+    least, most = S.LIMITS.get(field, (0, TIME_MAX))
+    if field == "tlb":
+        least = 0  # no cache
+    if not least <= value <= most:
+        what = "" if field in S.LIMITS else " ns"
+        raise ProfileError(f"{field}: {value} is not between {least} and {most}{what}")
+    if field == "tlb" and int(value) & int(value) - 1:
+        raise ProfileError(f"{field}: {value} is not a power of two")
+    return int(value)
+
+
+def _truth(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ProfileError(f"{field}: expected true or false, got {value!r}")
+    return value
+
+
+_CHECKS: Final[dict[Any, Any]] = {"str": _text, "int": _number, "bool": _truth}
+"""By what a field is."""

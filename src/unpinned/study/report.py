@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 from unpinned.study import charts
 from unpinned.study import layout as S
-from unpinned.study.policies import STUDY_POLICIES
-from unpinned.study.profiles import profiles
+from unpinned.study.policies import StudyPolicy
+from unpinned.study.profiles import Profile
 from unpinned.study.table import COLUMNS, LEGEND, groups, percent, short
 
 Row = dict[str, Any]
@@ -53,20 +54,22 @@ def color(policy: str) -> str:
     return COLORS.get(policy, "user")
 
 
-def write(rows: Sequence[Row], path: str | Path, command: str) -> None:
+def write(
+    rows: Sequence[Row], path: str | Path, command: str, policies: Sequence[StudyPolicy], hcas: Sequence[Profile]
+) -> None:
     """Write the page. ValueError when there are no runs to show."""
-    Path(path).write_text(page(rows, command))
+    Path(path).write_text(page(rows, command, policies, hcas))
 
 
-def page(rows: Sequence[Row], command: str) -> str:
-    """The whole page as text."""
+def page(rows: Sequence[Row], command: str, policies: Sequence[StudyPolicy], hcas: Sequence[Profile]) -> str:
+    """The whole page as text: of these runs, with what was compared in them."""
     if not rows:
         raise ValueError("a report of no runs")
     merged = merge(rows)
-    body = [_head(merged, rows, command), _cards(merged), _legend(merged), _trade(merged)]
+    body = [_head(merged, rows, command), _cards(merged), _legend(policies, hcas), _trade(merged)]
     for workload in dict.fromkeys(row["workload"] for row in merged):
         body.append(_workload(workload, [row for row in merged if row["workload"] == workload]))
-    body.append(_method(rows, command))
+    body.append(_method(rows, command, policies, hcas))
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>What a policy costs</title><style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
@@ -93,7 +96,7 @@ def merge(rows: Sequence[Row]) -> list[Row]:
 
 def _head(merged: Sequence[Row], rows: Sequence[Row], command: str) -> str:
     first = rows[0]
-    size = charts.engineering(first["pages"] * S.PAGE, "B")
+    size = _size(first["pages"] * S.PAGE)
     return (
         "<h1>What a policy costs</h1>"
         f'<p class="dim">{len(rows)} runs in virtual time: {size} registered, {first["devices"]} HCA'
@@ -101,6 +104,12 @@ def _head(merged: Sequence[Row], rows: Sequence[Row], command: str) -> str:
         "<p>An RDMA device uses memory that the kernel takes away again. A policy says what happens then, by cause. Here each "
         "one meets each workload on several kinds of HCA, with the step functions that run live.</p>"
     )
+
+
+def _size(count: int) -> str:
+    """Bytes, as --memory takes them."""
+    unit, name = (1 << 30, "GiB") if count >= 1 << 30 else (1 << 20, "MiB") if count >= 1 << 20 else (1 << 10, "KiB")
+    return f"{count / unit:.4g} {name}"
 
 
 def _find(rows: Sequence[Row], **want: str) -> Row | None:
@@ -129,7 +138,8 @@ def _cards(rows: Sequence[Row]) -> str:
         made.append((" → ".join(p99) + " us", "what a peer of the fork server sees, p99"))
     slow = _find(rows, workload="discard", profile="mailing-list", policy="zap-now")
     if slow:
-        made.append((f"{short(slow['blocked_us_p50'])} us a page", "what madvise waits with a hardware sync of 20 ms, zap-now"))
+        waits = charts.engineering(slow["blocked_us_p50"], "us")
+        made.append((f"{waits} a page", "what madvise waits with a hardware sync of 20 ms, zap-now"))
     wrong = sum(row["violations"] for row in rows if row["policy"] == "blind")
     safe = sum(row["violations"] for row in rows if row["policy"] != "blind")
     if any(row["policy"] == "blind" for row in rows):
@@ -138,16 +148,13 @@ def _cards(rows: Sequence[Row]) -> str:
     return f'<div class="cards">{cards}</div>' if cards else ""
 
 
-def _legend(rows: Sequence[Row]) -> str:
+def _legend(policies: Sequence[StudyPolicy], hcas: Sequence[Profile]) -> str:
     items = []
-    for name in dict.fromkeys(row["policy"] for row in rows):
-        known = STUDY_POLICIES.get(name)
-        unsafe = " <b class=bad>unsafe</b>" if known and known.unsafe else ""
-        title = escape(known.title) if known else "your policy"
-        items.append(f'<li><i class="c-{color(name)}"></i><b>{escape(name)}</b>{unsafe} {title}</li>')
-    hcas = dict.fromkeys(row["profile"] for row in rows)
-    known_hcas = profiles()
-    hca = "".join(f"<li><b>{escape(n)}</b> {escape(known_hcas[n].title)}</li>" for n in hcas if n in known_hcas)
+    for policy in policies:
+        unsafe = " <b class=bad>unsafe</b>" if policy.unsafe else ""
+        name = f'<i class="c-{color(policy.name)}"></i><b>{escape(policy.name)}</b>'
+        items.append(f"<li>{name}{unsafe} {escape(policy.title)}</li>")
+    hca = "".join(f"<li><b>{escape(each.name)}</b> {escape(each.title)}</li>" for each in hcas)
     return f'<div class="two"><div><h3>Policies</h3><ul>{"".join(items)}</ul></div><div><h3>HCAs</h3><ul>{hca}</ul></div></div>'
 
 
@@ -228,11 +235,28 @@ def _workload(name: str, rows: Sequence[Row]) -> str:
     )
 
 
-def _method(rows: Sequence[Row], command: str) -> str:
+def _times(hcas: Sequence[Profile]) -> str:
+    """What each HCA was taken to be, so that the page can be judged without the files."""
+    names = [field.name for field in fields(Profile) if field.name not in ("name", "title")]
+    head = "".join(f"<th>{escape(hca.name)}</th>" for hca in hcas)
+    lines = "".join(
+        f"<tr><td>{name}</td>{''.join(f'<td>{_figure(getattr(hca, name))}</td>' for hca in hcas)}</tr>" for name in names
+    )
+    return (
+        "<details><summary>All figures of the HCAs (times in ns)</summary>"
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{lines}</table></div></details>'
+    )
+
+
+def _figure(value: int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:,}"
+
+
+def _method(rows: Sequence[Row], command: str, policies: Sequence[StudyPolicy], hcas: Sequence[Profile]) -> str:
     unsafe = "".join(
         f"<p><b>{escape(policy.name)}</b> is unsafe. {escape(policy.unsafe)}.</p>"
-        for policy in STUDY_POLICIES.values()
-        if policy.unsafe and any(row["policy"] == policy.name for row in rows)
+        for policy in policies
+        if policy.unsafe
     )
     errors = percent(max(row["errors"] / max(1, row["requests"]) for row in rows))
     return (
@@ -245,5 +269,6 @@ def _method(rows: Sequence[Row], command: str) -> str:
         "wrong use is caught in the act: every frame has an owner, and every access of the device is checked against it.</p>"
         f"{unsafe}<p>Requests over memory that its owner had unmapped at that moment end in an error (at most {errors} % in one run) "
         "and are in no latency.</p>"
+        f"{_times(hcas)}"
         f'<p class="dim">Made by <code>{escape(command)}</code></p>'
     )

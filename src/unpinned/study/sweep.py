@@ -7,6 +7,7 @@ it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +15,10 @@ import numpy as np
 
 from unpinned import campaign
 from unpinned.paging.policy import MODEL, Policy
+from unpinned.study import policies, profiles, traces
 from unpinned.study import simulate as one
-from unpinned.study import traces
-from unpinned.study.policies import STUDY_POLICIES, StudyPolicy, from_file
-from unpinned.study.profiles import profiles
+from unpinned.study.policies import STUDY_POLICIES, StudyPolicy
+from unpinned.study.profiles import Profile
 from unpinned.study.workloads import WORKLOADS
 
 Row = dict[str, Any]
@@ -37,15 +38,29 @@ def policy_named(word: str) -> StudyPolicy:
     if word in STUDY_POLICIES:
         return STUDY_POLICIES[word]
     if Path(word).exists():
-        return from_file(word)
+        return policies.from_file(word)
     raise ValueError(f"no policy {word!r}: a file, or one of {', '.join(STUDY_POLICIES)}")
 
 
+def profile_named(word: str) -> Profile:
+    """A ready-made HCA profile by name, or the user's by the path of its file.
+
+    Raises ValueError (ProfileError for a file that is none) saying what there is.
+    """
+    known = profiles.profiles()
+    if word in known:
+        return known[word]
+    if Path(word).exists():
+        return profiles.from_file(word)
+    raise ValueError(f"no profile {word!r}: a file, or one of {', '.join(known)}")
+
+
 def piece(
-    policy: dict[str, Any], workload: str, profile: str, pages: int, devices: int, seed: int, virtual_ns: int,
+    policy: dict[str, Any], workload: str, profile: dict[str, Any], pages: int, devices: int, seed: int, virtual_ns: int,
     recording: dict[str, Any] | None = None,
 ) -> Row:  # fmt: skip
-    """One run, described by plain data, to a row. `recording`: its path and checksum, instead of a workload's name."""
+    """One run, described by plain data, to a row. `profile`: all its fields; `recording`: its path and checksum, instead of
+    a workload's name."""
     chosen = STUDY_POLICIES.get(policy["name"]) if not policy.get("table") else None
     if chosen is None:
         table = Policy.loads(policy["table"]).validate(MODEL)
@@ -54,7 +69,7 @@ def piece(
     bounds = one.Bounds(virtual_ns, 1 << 40)
     trace = traces.load(**recording) if recording else None
     return one.simulate(
-        workload, chosen, profiles()[profile], pages=pages, devices=devices, seed=seed, bounds=bounds,
+        workload, chosen, Profile(**profile), pages=pages, devices=devices, seed=seed, bounds=bounds,
         plan=trace.plan if trace else None, title=trace.title if trace else "",
     ).flat()  # fmt: skip
 
@@ -68,8 +83,8 @@ def _describe(policy: StudyPolicy) -> dict[str, Any]:
 
 def pieces(
     workloads: Sequence[str],
-    policies: Sequence[StudyPolicy],
-    hcas: Sequence[str],
+    compared: Sequence[StudyPolicy],
+    hcas: Sequence[Profile],
     *,
     pages: int,
     devices: int = 1,
@@ -81,13 +96,13 @@ def pieces(
     A workload is a name or the path of a recording. A recording has its own memory and no seed, and is run to its end if no
     time is given (None; else 0.2 s of virtual time).
 
-    Raises ValueError naming a workload, profile or policy that there is not, or is there twice; RecordingError (a ValueError)
-    for a file that is no recording; OSError for one that cannot be read.
+    Policies and profiles go into them whole, so that a record of a sweep knows a file that has changed since.
+
+    Raises ValueError naming a workload that there is not, or what is there twice; RecordingError (a ValueError) for a file that
+    is no recording; OSError for one that cannot be read.
     """
-    for word in hcas:
-        if word not in profiles():
-            raise ValueError(f"no profile {word!r}; there are {', '.join(profiles())}")
-    for kind, words in (("workload", list(workloads)), ("profile", list(hcas)), ("policy", [each.name for each in policies])):
+    named = {"profile": [each.name for each in hcas], "policy": [each.name for each in compared]}
+    for kind, words in {"workload": list(workloads), **named}.items():
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
             raise ValueError(f"{kind} {twice[0]!r} is there twice")
@@ -97,9 +112,9 @@ def pieces(
         if word not in WORKLOADS:
             what = _recording(word, virtual_ns)
         for hca in hcas:
-            for policy in policies:
+            for policy in compared:
                 for seed in seeds if word in WORKLOADS else seeds[:1]:
-                    made.append({"policy": _describe(policy), "profile": hca, "devices": devices, "seed": seed, **what})
+                    made.append({"policy": _describe(policy), "profile": asdict(hca), "devices": devices, "seed": seed, **what})
     return made
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from unpinned.study import layout as S
+from unpinned.study.policies import StudyPolicy
 
 Row = dict[str, Any]
 
@@ -68,8 +69,8 @@ def groups(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], list[Row]]]:
     yield from found.items()
 
 
-def render(rows: Sequence[Row]) -> str:
-    """All tables as text."""
+def render(rows: Sequence[Row], policies: Sequence[StudyPolicy]) -> str:
+    """All tables as text, and which of the policies are unsafe."""
     import io
 
     from rich import box
@@ -87,4 +88,8 @@ def render(rows: Sequence[Row]) -> str:
             table.add_row(row["policy"], *(say(row) for _, _, say in COLUMNS))
         console.print(table)
     console.print(LEGEND)
+    for policy in policies:
+        if causes := policy.table.unsafe():
+            names = ", ".join(cause.name for cause in causes)
+            console.print(f"{policy.name} is UNSAFE, whatever was seen: {names} may not be answered so.", markup=False)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

@@ -225,7 +225,7 @@ def test_a_file_that_is_no_whole_recording_is_refused_with_what_was_expected(pat
 
 
 def test_another_file_than_the_sweep_began_with_is_refused(path):
-    (plan,) = sweep.pieces([str(path)], [STUDY_POLICIES["pin"]], ["inline"], pages=64)
+    (plan,) = sweep.pieces([str(path)], [STUDY_POLICIES["pin"]], [profiles()["inline"]], pages=64)
     path.write_bytes(path.read_bytes() + b" ")
     traces.load.cache_clear()
     with pytest.raises(RecordingError, match="not the file that the sweep began with"):
