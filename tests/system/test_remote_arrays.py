@@ -254,3 +254,10 @@ def test_a_long_gather_at_random_joins_neighbours_over_all_of_it():
             out = np.empty((90_000, 6), "i4")
             assert client["a"].read_into(out, rows) is out
             same(out, array[rows])
+
+
+def test_chunks_of_a_dask_array_are_read_where_they_are_needed(client):
+    dask = pytest.importorskip("dask.array")
+    lazy = dask.from_array(client["table"], chunks=(500, 40))
+    same(lazy[100:900:3, 10:50].compute(scheduler="threads"), LOCAL["table"][100:900:3, 10:50])
+    assert int((lazy > 5).sum().compute(scheduler="threads")) == int((LOCAL["table"] > 5).sum())
