@@ -241,3 +241,23 @@ def test_dense_gathers_read_gaps_along(client):
     rng = np.random.default_rng(5)
     for index in (rng.permutation(2000)[:1500], local[:, 0] % 2 == 0, (slice(None), slice(None, None, 2)), (slice(None), 5)):
         same(table[index], local[index])
+
+
+def test_a_long_gather_at_random_joins_neighbours_over_all_of_it():
+    with owner("a = np.arange(600_000, dtype='i4').reshape(100_000, 6)\nserver = unpinned.serve({'a': a}, port=0)") as process:
+        with unpinned.connect(process.address) as client:
+            array = np.arange(600_000, dtype="i4").reshape(100_000, 6)
+            rows = np.random.default_rng(5).integers(-100_000, 100_000, 90_000)
+            columns = np.array([4, 0, 5])
+            for index in (rows, (rows, slice(4, None, -2)), (rows[:, None], columns), (slice(2, None, 3), rows[:4] % 6)):
+                same(client["a"][index], array[index])
+            out = np.empty((90_000, 6), "i4")
+            assert client["a"].read_into(out, rows) is out
+            same(out, array[rows])
+
+
+def test_chunks_of_a_dask_array_are_read_where_they_are_needed(client):
+    dask = pytest.importorskip("dask.array")
+    lazy = dask.from_array(client["table"], chunks=(500, 40))
+    same(lazy[100:900:3, 10:50].compute(scheduler="threads"), LOCAL["table"][100:900:3, 10:50])
+    assert int((lazy > 5).sum().compute(scheduler="threads")) == int((LOCAL["table"] > 5).sum())

@@ -147,6 +147,10 @@ def test_put_writes_to_what_is_writable(folder, tmp_path):
         target = f"{document['address']}/w"
         token = ("--token-file", folder / "token")
         assert "asks for a token" in refused("put", folder / "rows.npy", target)
+        np.save(tmp_path / "objects.npy", np.array([{}]))
+        (tmp_path / "no.npy").write_bytes(b"x" * 100)
+        assert "objects.npy holds Python objects" in refused("put", tmp_path / "objects.npy", target)
+        assert refused("put", tmp_path / "no.npy", target).endswith("no.npy is no .npy file")
         (tmp_path / "wrong").write_text("quite another token")
         assert "the token is wrong" in refused("put", folder / "rows.npy", target, "--token-file", tmp_path / "wrong")
         assert "No such file" in refused("put", folder / "rows.npy", target, "--token-file", tmp_path / "none")

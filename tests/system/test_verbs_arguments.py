@@ -1,5 +1,7 @@
 """Verbs are asked for what cannot be, as code written for pyverbs may: the error names the argument. What it may ask for works."""
 
+import errno
+
 import pytest
 
 from support.verbs import End
@@ -64,3 +66,8 @@ def test_names_are_pyverbs(end):
         piece = v.SGE(mr.buf, 4096, mr.lkey)
         assert end.pd.advise_mr(e._IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE, e._IBV_ADVISE_MR_FLAG_FLUSH, [piece]) == 0
         assert mr.counters["prefetches"] == 1
+        with piece, v.RecvWR(sg=piece) as receive, v.SendWR(sg=piece) as send:
+            assert receive.num_sge == send.num_sge == 1
+        with pytest.raises(OSError, match="resizing") as refusal:
+            end.cq.resize(1024)
+        assert refusal.value.errno == errno.EOPNOTSUPP

@@ -279,6 +279,56 @@ def test_a_region_over_a_mapping(pd, tmp_path):
     assert path.read_bytes()[-4:] == b"xyes"
 
 
+def test_a_region_changes_its_memory_its_rights_and_its_domain_under_its_key():
+    old, new = np.full(PAGE, 1, "u1"), np.full(2 * PAGE, 2, "u1")
+    with pair() as (a, b), v.MR(b.pd, old, ALL) as mr:
+        key = mr.rkey
+
+        def read(status=v.IBV_WC_SUCCESS):
+            a.remote(v.IBV_WR_RDMA_READ, (mr.buf, key), 0, 0, 8)
+            a.wait(status)
+            return a.mr.read(8)
+
+        assert read() == bytes([1] * 8)
+        mr.rereg(v.IBV_REREG_MR_CHANGE_TRANSLATION, addr=new.ctypes.data, length=new.nbytes)
+        assert (mr.buf, mr.length, mr.rkey) == (new.ctypes.data, new.nbytes, key)
+        assert read() == bytes([2] * 8)
+        with pytest.raises(OSError, match=r"not all of") as refusal:
+            mr.rereg(v.IBV_REREG_MR_CHANGE_TRANSLATION, addr=PAGE, length=PAGE)
+        assert refusal.value.errno == errno.EFAULT and read() == bytes([2] * 8)  # it is as it was
+        with v.PD(b.context) as other:
+            mr.rereg(v.IBV_REREG_MR_CHANGE_PD, pd=other)
+            assert mr.pd is other
+            mr.rereg(v.IBV_REREG_MR_CHANGE_PD, pd=b.pd)
+        assert not mr.closed and read() == bytes([2] * 8)  # it did not close with the domain that it had left
+        mr.rereg(v.IBV_REREG_MR_CHANGE_ACCESS, access=v.IBV_ACCESS_LOCAL_WRITE | v.IBV_ACCESS_ON_DEMAND)
+        read(v.IBV_WC_REM_ACCESS_ERR)
+
+
+def test_a_region_in_another_domain_than_the_queue_pair_s_is_refused():
+    with pair() as (a, b), v.MR(b.pd, 64, ALL) as mr, v.PD(b.context) as other:
+        mr.rereg(v.IBV_REREG_MR_CHANGE_PD, pd=other)
+        a.remote(v.IBV_WR_RDMA_READ, mr, 0, 0, 8)
+        a.wait(v.IBV_WC_REM_ACCESS_ERR)
+
+
+def test_what_cannot_be_changed_is_refused(pd, tmp_path):
+    array = np.zeros(64, "u1")
+    array.flags.writeable = False
+    with v.MR(pd, array) as mr, v.MR(pd, implicit=True) as everything, v.Context() as context, v.PD(context) as foreign:
+        with pytest.raises(v.ArgumentError, match="^.*flags"):
+            mr.rereg(8)
+        with pytest.raises(TypeError, match="^pd"):
+            mr.rereg(v.IBV_REREG_MR_CHANGE_PD)
+        with pytest.raises(v.ArgumentError, match="another device"):
+            mr.rereg(v.IBV_REREG_MR_CHANGE_PD, pd=foreign)
+        with pytest.raises(PermissionError, match="read-only"):
+            mr.rereg(v.IBV_REREG_MR_CHANGE_ACCESS, access=v.IBV_ACCESS_LOCAL_WRITE | v.IBV_ACCESS_ON_DEMAND)
+        with pytest.raises(OSError, match="implicit") as refusal:
+            everything.rereg(v.IBV_REREG_MR_CHANGE_ACCESS, access=v.IBV_ACCESS_ON_DEMAND)
+        assert refusal.value.errno == errno.EOPNOTSUPP and not mr.closed
+
+
 def test_a_closed_region_opens_nothing():
     with pair() as (a, b):
         mr = v.MR(b.pd, 4096, ALL)

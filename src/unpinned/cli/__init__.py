@@ -16,10 +16,13 @@ keeps its traceback.
 import argparse
 import os
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 
 __all__ = ["WIDTH", "CommandError", "main", "verb_names"]
 
@@ -48,6 +51,25 @@ def verb_names() -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's) and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    with _interrupts() as seen:
+        try:
+            if not words or words[0] not in verb_names():
+                return _without_verb(words)
+            verb = _load(words[0])
+            # Intermixed, or an optional word like perf's HOST is not found behind the options.
+            arguments = _verb_parser(words[0], verb).parse_intermixed_args(words[1:])
+            return _run(words[0], verb, arguments)
+        except KeyboardInterrupt:
+            pass
+        except Exception:
+            if not seen:  # a C extension that is interrupted while it is imported says something else
+                raise
+    print(f"{' '.join(['unpinned', *words[:1]])}: interrupted", file=sys.stderr)
+    return 130
+
+
+def _without_verb(words: list[str]) -> int:
+    """Help, --version, or what is wrong with the first word."""
     top = _top_parser()
     if not words:
         top.print_help()
@@ -55,11 +77,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0].startswith("-"):
         top.parse_args(words)  # --help and --version leave from here
         top.error("a verb is needed")
-    if words[0] not in verb_names():
-        top.error(f"no verb {words[0]!r}; there are: {', '.join(verb_names()) or 'none yet'}")
-    verb = _load(words[0])
-    arguments = _verb_parser(words[0], verb).parse_args(words[1:])
-    return _run(words[0], verb, arguments)
+    top.error(f"no verb {words[0]!r}; there are: {', '.join(verb_names()) or 'none yet'}")
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is entered in the list."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else someone has other plans with it
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _load(name: str) -> ModuleType:
@@ -122,9 +160,6 @@ def _run(name: str, verb: ModuleType, arguments: argparse.Namespace) -> int:
         # `unpinned ... | head`: point stdout elsewhere, or the interpreter's own flush complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        print(f"unpinned {name}: interrupted", file=sys.stderr)
-        return 130
     except (OSError, CommandError) as error:
         if os.environ.get("UNPINNED_DEBUG"):
             raise

@@ -54,11 +54,12 @@ def _load(path: str) -> Any:
     import numpy as np
 
     from unpinned.cli import CommandError
+    from unpinned.remote.sources import npy_problem
 
     try:
         found = np.load(path, mmap_mode="r" if os.path.getsize(path) >= MAPPED_BYTES_MIN else None, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise CommandError(f"{path} is no .npy file that can be sent: {error}") from None
+        raise CommandError(f"{path} {npy_problem(str(error))}") from None
     if not isinstance(found, np.ndarray):
         raise CommandError(f"{path} is an archive of arrays (.npz): extract the one you mean")
     return found

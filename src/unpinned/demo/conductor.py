@@ -84,6 +84,7 @@ class Child:
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
+            process_group=0,  # a terminal's Ctrl-C is ours alone, also while they still load
             env={**os.environ, "PYTHONPATH": path},
         )
         theirs.close()
@@ -241,7 +242,7 @@ class Conductor:
 @contextmanager
 def _hog() -> Iterator[None]:
     """A process that has nothing to do with us and never rests."""
-    hog = subprocess.Popen([sys.executable, "-c", _HOG], stdin=subprocess.DEVNULL)
+    hog = subprocess.Popen([sys.executable, "-c", _HOG], stdin=subprocess.DEVNULL, process_group=0)
     try:
         yield
     finally:

@@ -13,6 +13,9 @@ TITLES = {"read": "RDMA_Read", "write": "RDMA_Write", "send": "Send", "atomic": 
 MEMORY = {"odp": "on demand", "pinned": "pinned", "implicit": "implicit"}
 BANDWIDTH = "#bytes     #iterations    BW peak[MB/sec]    BW average[MB/sec]   MsgRate[Mpps]"
 LATENCY = "#bytes  #iterations  t_min    t_max  t_typical  t_avg  t_stdev    99%  99.9%"
+_LATENCY_COLUMNS = (
+    ("t_min", 6), ("t_max", 8), ("t_typical", 10), ("t_avg", 6), ("t_stdev", 8), ("percentile_99", 6), ("percentile_99.9", 6)
+)  # fmt: skip
 UNIT = "(times in usec)"
 
 
@@ -57,14 +60,22 @@ def _address(name: str, end: Message) -> str:
     return f" {name + ' address:':<16}{where} VAddr {end['address']:#014x}"
 
 
+def figure(value: float, width: int) -> str:
+    """With two decimals, or as many as fit: a slow machine's latencies keep to their columns.
+
+    >>> figure(58.283, 6), figure(3006.18, 6), figure(18745.09, 6)
+    (' 58.28', '3006.2', ' 18745')
+    """
+    texts = (f"{value:{width}.{decimals}f}" for decimals in (2, 1))
+    return next((text for text in texts if len(text) <= width), f"{value:{width}.0f}")
+
+
 def row(options: Options, result: Result) -> str:
     """One measured size."""
     size, count = result["MsgSize"], result["n_iterations"]
     if options.is_latency:
-        return (
-            f"{size:<7} {count:<11} {result['t_min']:6.2f} {result['t_max']:8.2f} {result['t_typical']:10.2f} "
-            f"{result['t_avg']:6.2f} {result['t_stdev']:8.2f} {result['percentile_99']:6.2f} {result['percentile_99.9']:6.2f}"
-        )
+        times = (figure(result[name], width) for name, width in _LATENCY_COLUMNS)
+        return f"{size:<7} {count:<11} {' '.join(times)}"
     return (
         f"{size:<10} {count:<14} {result['BW_peak']:<18.2f} {result['BW_average']:<20.2f} {result['MsgRate']:.6f}"
     )

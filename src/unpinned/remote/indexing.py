@@ -27,6 +27,7 @@ Offsets = NDArray[np.int64]
 _NOT_AN_INDEX = (
     "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or boolean arrays are valid indices"
 )
+_NO_FIELDS = "fields of a remote array cannot be read alone; index the result instead"
 _NOT_AN_INDEX_ARRAY = "arrays used as indices must be of integer (or boolean) type"
 
 
@@ -115,6 +116,16 @@ class Selection:
             return replace(self, dims=dims), (*(slice(None),) * place, ranks[last])
         return self, ()
 
+    def ascending(self) -> tuple[Selection, int, Offsets | None]:
+        """For a gather: the same with its list of offsets in order, the place in `dims` of that list, and where in the list each
+        one stood; None when it is in order already."""
+        for place, dim in enumerate(self.dims):
+            if dim.offsets is not None and not bool(np.all(dim.offsets[1:] >= dim.offsets[:-1])):
+                ranks = np.argsort(dim.offsets, kind="stable")
+                sorted_dim = Dimension(dim.count, dim.step, dim.offsets[ranks])
+                return replace(self, dims=(*self.dims[:place], sorted_dim, *self.dims[place + 1 :])), place, ranks
+        return self, 0, None
+
     def run(self) -> tuple[int, int]:
         """Contiguous bytes that one place of the outer dimensions stands for, and the number of outer dimensions."""
         run, outer = self.itemsize, len(self.dims)
@@ -187,8 +198,10 @@ def _entry(entry: Any) -> Any:
     if isinstance(entry, (int, np.integer)):
         return operator.index(entry)
     if isinstance(entry, (str, bytes)):
-        raise IndexError("fields of a remote array cannot be read alone; index the result instead")
+        raise IndexError(_NO_FIELDS)
     array = np.asarray(entry)
+    if array.dtype.kind in "US":
+        raise IndexError(_NO_FIELDS)
     if array.size == 0 and not isinstance(entry, np.ndarray):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iub":

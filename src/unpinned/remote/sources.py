@@ -34,6 +34,7 @@ from unpinned.verbs import (
 
 READING = IBV_ACCESS_ON_DEMAND | IBV_ACCESS_REMOTE_READ
 WRITING = READING | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC
+_FOR_A_RAW_ONE = "; for a raw one give dtype and shape (RawFile, --dtype)"
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _from_npy(name: str, path: Path, writable: bool) -> Source:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"array {name!r}: {path} {_npy_problem(path, str(error))}") from None
+        raise ValueError(f"array {name!r}: {path} {npy_problem(str(error), _FOR_A_RAW_ONE)}") from None
     except OSError as error:
         raise OSError(error.errno or errno.EIO, f"array {name!r}: cannot map {path} ({error.strerror or error})") from None
     if not isinstance(found, np.ndarray):
@@ -176,13 +177,14 @@ def _from_npy(name: str, path: Path, writable: bool) -> Source:
     return _from_file(name, path, before, found.shape, found.dtype, order, offset, writable, header)
 
 
-def _npy_problem(path: Path, said: str) -> str:
-    if "Python objects" in said:
+def npy_problem(said: str, hint: str = "") -> str:
+    """What is wrong with a file that `numpy.load` refused with the text *said*; *hint* is for one that is no .npy file at all."""
+    if "Python objects" in said or "Object arrays" in said:
         return "holds Python objects, which mean nothing in another process"
-    if "mmap length" in said:
+    if "mmap length" in said or "reshape array" in said:
         return "is shorter than its header says"
     if "pickled" in said or "magic" in said or "No data" in said:
-        return "is no .npy file; for a raw one give dtype and shape (RawFile, --dtype)"
+        return f"is no .npy file{hint}"
     return f"cannot be mapped: {said}"
 
 

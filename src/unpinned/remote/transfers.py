@@ -47,6 +47,10 @@ class Unit:
     pieces: Pieces
     covered: Cover | None
 
+    def target(self, axis: int, ranks: NDArray[np.int64] | None) -> tuple[Any, ...]:
+        """Its place in a landing buffer whose *axis* is in the order that the caller asked for: place i is asked for as ranks[i]."""
+        return self.place if ranks is None else (*self.place[:axis], ranks[self.place[axis]], *self.place[axis + 1 :])
+
 
 def read(lane: Lane, array: Description, selection: Selection, landing: NDArray[Any], progress: Progress | None = None) -> None:
     """Read what is selected into *landing*, whose shape is the selection's counts."""
@@ -54,14 +58,17 @@ def read(lane: Lane, array: Description, selection: Selection, landing: NDArray[
         _move_in_place(lane, IBV_WR_RDMA_READ, array, selection, landing, progress)
         return
     landing = _plain(landing)
+    # What fits one part is sorted there (`pieces.cover`); over several, neighbours would be asked for in different ones.
+    whole = selection.nbytes <= SLOT_BYTES and selection.size <= BLOCKS_MAX
+    selection, axis, ranks = (selection, 0, None) if whole else selection.ascending()
     under_way: deque[tuple[Unit, Batch, NDArray[np.uint8]]] = deque()
     for number, unit in enumerate(_units(selection)):
         if len(under_way) == SLOTS:
-            _land(lane, landing, *under_way.popleft(), progress)
+            _land(lane, landing, axis, ranks, *under_way.popleft(), progress)
         slot = lane.slot(number)
         under_way.append((unit, _submit(lane, IBV_WR_RDMA_READ, array, unit.pieces, slot), slot))
     while under_way:
-        _land(lane, landing, *under_way.popleft(), progress)
+        _land(lane, landing, axis, ranks, *under_way.popleft(), progress)
 
 
 def _units(selection: Selection) -> Iterator[Unit]:
@@ -95,8 +102,9 @@ def _submit(lane: Lane, opcode: int, array: Description, pieces: Pieces, slot: N
 
 
 def _land(
-    lane: Lane, landing: NDArray[Any], unit: Unit, batch: Batch, slot: NDArray[np.uint8], progress: Progress | None
-) -> None:
+    lane: Lane, landing: NDArray[Any], axis: int, ranks: NDArray[np.int64] | None, unit: Unit, batch: Batch,
+    slot: NDArray[np.uint8], progress: Progress | None,
+) -> None:  # fmt: skip
     """Wait for a unit and copy it to its place."""
     lane.wait(batch)
     part = unit.part
@@ -104,7 +112,7 @@ def _land(
         rows = unit.covered.pick(slot[: unit.covered.nbytes], landing.dtype, unit.run // landing.itemsize, unit.run)
     else:
         rows = slot[: part.nbytes].view(landing.dtype)
-    landing[unit.place] = rows.reshape(part.counts)
+    landing[unit.target(axis, ranks)] = rows.reshape(part.counts)
     if progress is not None:
         progress(part.nbytes)
 

@@ -8,7 +8,7 @@
 Beyond verbs: any buffer can be registered; completions and requests go in batches of NumPy records (`CQ.poll_into`,
 `QP.post_send_many`); `CQ.wait` sleeps; `CompChannel` can be awaited; `QP.connect` does what set-up code always does.
 
-Imports host and hca. Promises upward: errors are OSErrors with an errno and a text (TypeError for a wrong type); close is
+Imports host and hca. Promises upward: errors are OSErrors whose errno is pyverbs' error_code (TypeError for a wrong type); close is
 idempotent and cascades; the garbage collector, a fork, an exit or Ctrl-C at any moment leave no thread and no lock behind.
 """
 

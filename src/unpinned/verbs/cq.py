@@ -20,7 +20,7 @@ from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
-from unpinned.verbs.errors import ArgumentError, CompletionError, instance, integer, wc_status_to_str
+from unpinned.verbs.errors import ArgumentError, CompletionError, instance, integer, unsupported, wc_status_to_str
 from unpinned.verbs.wr import U64
 
 if TYPE_CHECKING:
@@ -243,6 +243,10 @@ class CQ(Resource):
     def cqe(self) -> int:
         """Entries it holds."""
         return self._queue.depth
+
+    def resize(self, cqe: int) -> None:
+        """EOPNOTSUPP: a queue keeps the size that it was made with."""
+        raise unsupported("resizing a completion queue")
 
     def poll(self, num_entries: int = 1) -> tuple[int, list[WC]]:
         """Take up to *num_entries* completions, without waiting: (how many, they)."""

@@ -59,6 +59,12 @@ _IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE: Final = IBV_ADVISE_MR_ADVICE_PREFETCH_WRIT
 _IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT: Final = IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT
 _IBV_ADVISE_MR_FLAG_FLUSH: Final = IBV_ADVISE_MR_FLAG_FLUSH
 
+# ---- Changing a region ---------------------------------------------------------------------------------------------
+IBV_REREG_MR_CHANGE_TRANSLATION: Final = 1
+IBV_REREG_MR_CHANGE_PD: Final = 2
+IBV_REREG_MR_CHANGE_ACCESS: Final = 4
+IBV_REREG_MR_FLAGS_SUPPORTED: Final = 7
+
 # ---- Queue pairs ---------------------------------------------------------------------------------------------------
 IBV_QPT_RC: Final = 2
 IBV_QPT_UC: Final = 3

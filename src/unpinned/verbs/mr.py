@@ -50,6 +50,7 @@ class MR(Resource):
 
     _what = "memory region"
     _beside: Buffer | None = None
+    _span: tuple[int, int, bool] | None = None  # of a region over a buffer: address, length, read-only
 
     def __init__(
         self,
@@ -88,11 +89,10 @@ class MR(Resource):
         if access is None:
             access = e.IBV_ACCESS_ON_DEMAND if buffer.readonly else _DEFAULT
         flags = _check_access(access)
-        if buffer.readonly and flags & WRITING:
-            raise PermissionError(errno.EACCES, "access: the buffer is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
-        self._register(creator, flags, map_buffer(buffer.address, buffer.length, bool(flags & WRITING), buffer.owner))
+        self._register(creator, flags, _map(buffer, flags))
+        self._span = buffer.address, buffer.length, buffer.readonly
 
-    def _register(self, pd: PD, access: int, mapping: Mapping | None) -> None:
+    def _register(self, pd: PD, access: int, mapping: Mapping | None, key: int = 0) -> None:
         super().__init__()
         self.access = access
         self.on_demand = bool(access & e.IBV_ACCESS_ON_DEMAND)
@@ -106,10 +106,43 @@ class MR(Resource):
             self.region = self._device.regions.register_implicit(pd=pd.handle, access=access & _RIGHTS)
         else:
             rights = access & _RIGHTS
-            self.region = self._device.regions.register(mapping, pd=pd.handle, access=rights, pinned=not self.on_demand)
+            pinned = not self.on_demand
+            self.region = self._device.regions.register(mapping, pd=pd.handle, access=rights, pinned=pinned, key=key)
         self._release_with(_close, self._device, self.region)
         self.pd = pd
         pd._children.add(self)
+
+    def rereg(self, flags: int, pd: PD | None = None, addr: int = 0, length: int = 0, access: int = 0) -> None:
+        """Change what *flags* name (IBV_REREG_MR_CHANGE_*): the domain *pd*, the rights *access*, or the memory: *length* bytes at
+        *addr*, which the caller keeps mapped. The keys stay; requests under way in the region fail.
+
+        OSError: as when registering, and the region is as it was; but if the device then refuses the new one (ENOMEM where
+        RLIMIT_MEMLOCK is hit), it is closed. EOPNOTSUPP for a region over a file, a mapping or all memory.
+        """
+        integer("flags", flags, 1, e.IBV_REREG_MR_FLAGS_SUPPORTED)
+        device, mapping = self.device, self.region.mapping
+        if self._span is None or mapping is None:
+            raise unsupported(f"rereg of a region of kind {self.kind}")
+        home = self.pd
+        if flags & e.IBV_REREG_MR_CHANGE_PD:
+            instance("pd", pd, PD)
+            assert pd is not None
+            if pd.device is not device:
+                raise ArgumentError("pd", "the protection domain is of another device")
+            home = pd
+        rights = _check_access(access) if flags & e.IBV_REREG_MR_CHANGE_ACCESS else self.access
+        buffer = Buffer(*self._span, mapping.owner)
+        if flags & e.IBV_REREG_MR_CHANGE_TRANSLATION:
+            size = integer("length", length, 1, 1 << 47)
+            buffer = Buffer(integer("addr", addr, 1, (1 << 47) - size), size, False, None)
+        fresh, key, old = _map(buffer, rights), self.region.key, self.region
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._open = False
+        self.pd._children.discard(self)
+        _close(device, old, True)
+        self._register(home, rights, fresh, key)
+        self._span = buffer.address, buffer.length, buffer.readonly
 
     @property
     def lkey(self) -> int:
@@ -200,6 +233,13 @@ class FileMR(MR):
         instance("creator", creator, PD)
         flags = _check_access(e.IBV_ACCESS_ON_DEMAND if access is None else access)
         self._register(creator, flags, map_file(path, bool(flags & WRITING), offset, length))
+
+
+def _map(buffer: Buffer, access: int) -> Mapping:
+    """How the device reaches it. EACCES for writing to a read-only one."""
+    if buffer.readonly and access & WRITING:
+        raise PermissionError(errno.EACCES, "access: the buffer is read-only, so IBV_ACCESS_LOCAL_WRITE is refused")
+    return map_buffer(buffer.address, buffer.length, bool(access & WRITING), buffer.owner)
 
 
 def _is_buffer(value: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,22 @@ def to_signed(name: str, value: Any) -> int:
     return signed(integer(name, value, -(1 << 63), U64) & U64)
 
 
-class SGE:
+class _Plain:
+    """Plain data: `close` and ``with`` are there because pyverbs' requests have them, and have nothing to do."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SGE(_Plain):
     """A piece of local memory: ``length`` bytes at ``addr``, in the region that ``lkey`` names."""
 
     __slots__ = ("addr", "length", "lkey")
@@ -91,7 +106,7 @@ def _pack(words: NDArray[np.int64], at: int, pieces: list[SGE]) -> int:
     return total
 
 
-class RecvWR:
+class RecvWR(_Plain):
     """A receive work request."""
 
     __slots__ = ("_sg", "_words", "next_wr")
@@ -127,7 +142,7 @@ class RecvWR:
         self._words[:], self._sg, self.next_wr = other._words, other._sg, other.next_wr
 
 
-class SendWR:
+class SendWR(_Plain):
     """A send work request. ``imm_data`` is in network byte order, as in verbs (`socket.htonl`)."""
 
     __slots__ = ("_flags", "_imm", "_opcode", "_sg", "_words", "next_wr")

@@ -1,5 +1,6 @@
 """The command line: fast, narrow, one sentence per error. Every verb is held to the contract."""
 
+import signal
 import subprocess
 import sys
 import types
@@ -88,6 +89,31 @@ def test_what_a_user_causes_ends_in_one_sentence(monkeypatch, capsys, outcome, s
     assert cli.main(["standin"]) == status
     errors = capsys.readouterr().err
     assert sentence in errors and errors.count("\n") <= 1
+
+
+def test_an_interrupted_import_is_an_interrupt_whatever_it_says(monkeypatch, capsys):
+    def load(name):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("could not import module") from None
+
+    monkeypatch.setattr(cli, "_load", load)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the test runner has its own
+    try:
+        assert cli.main(["doctor"]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "unpinned doctor: interrupted\n"
+
+
+def test_optional_words_are_found_behind_options(monkeypatch):
+    seen = []
+    perf = cli._load("perf")
+    monkeypatch.setattr(perf, "run", lambda arguments: seen.append(arguments) or 0)
+    assert cli.main(["perf", "read_bw", "-n", "100", "192.0.2.7", "-a"]) == 0
+    assert (seen[0].test, seen[0].host, seen[0].iters, seen[0].all) == ("read_bw", "192.0.2.7", 100, True)
 
 
 def test_json_takes_numpy_values(capsys):

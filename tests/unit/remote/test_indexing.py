@@ -131,6 +131,28 @@ def test_errors_are_index_errors_like_numpys(index):
         assert str(ours.value).strip() == str(numpys.value).strip()
 
 
+@given(arrays_and_indices())
+@example((np.arange(12).reshape(3, 4), (slice(None), [3, 0, 0, 2])))
+def test_a_gather_in_order_lands_where_the_caller_asked(case):
+    array, index = case
+    try:
+        selection = select(index, array.shape, array.strides, array.itemsize)
+    except IndexError:
+        return
+    ordered, axis, ranks = selection.ascending()
+    if ranks is None:
+        assert ordered is selection
+        return
+    offsets = ordered.dims[axis].offsets
+    assert (np.diff(offsets) >= 0).all() and np.array_equal(offsets, selection.dims[axis].offsets[ranks])
+    raw, landing = array.ravel(order="K").view("u1"), np.zeros(selection.counts, array.dtype)
+    for place, part in ordered.parts(40, 5):
+        starts, run = part.blocks()
+        got = np.concatenate([raw[at : at + run] for at in starts]).view(array.dtype)
+        landing[(*place[:axis], ranks[place[axis]], *place[axis + 1 :])] = got.reshape(part.counts)
+    np.testing.assert_array_equal(selection.finish(landing), array[index])
+
+
 def test_a_row_gather_is_one_block_a_row():
     offsets, run = select([3, 17, -1], (1000, 128), (512, 4), 4).blocks()
     assert run == 512
