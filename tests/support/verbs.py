@@ -105,14 +105,14 @@ def connect(a: End, b: End, **options: Any) -> None:
 class Peer:
     """Another process with an `End`: it does what lines of JSON say, by the names of `End`'s methods.
 
-    *start*: how to run it elsewhere (`support.network.Side.start`); *address*: its device's.
+    *start*: how to run it elsewhere (`support.network.Side.start`); *address*: its device's; *timeout*: of its queue pair.
     """
 
-    def __init__(self, start: Callable[..., Any] | None = None, address: str | None = None) -> None:
+    def __init__(self, start: Callable[..., Any] | None = None, address: str | None = None, timeout: int = 14) -> None:
         command = [sys.executable, "-m", "support.verbs"]
         options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": _tests()}
         self._process = start(command, **options) if start else subprocess.Popen(command, text=True, **options)
-        self.info = self.ask("open", address)
+        self.info = self.ask("open", address, timeout)
         self.region: tuple[int, int] = tuple(self.info["region"])
 
     @property
@@ -142,17 +142,19 @@ class Peer:
         end.qp.connect(v.PeerInfo(**self.info["qp"]), REMOTE)
         return self.region
 
-    def meet(self, other: Peer, **options: Any) -> None:
-        """Connect two of them; *options* as of `QP.connect`."""
-        self.ask("connect", other.info["qp"], options)
-        other.ask("connect", self.info["qp"], options)
+    def meet(self, other: Peer, timeout: int = 14) -> None:
+        """Connect two of them."""
+        self.ask("connect", other.info["qp"], timeout)
+        other.ask("connect", self.info["qp"], timeout)
 
     def stop(self) -> None:
         """As Ctrl-Z does."""
         self._process.send_signal(signal.SIGSTOP)
 
     def stopped(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        """Every thread of it: one may run on for a moment after the signal."""
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        return set(states) == {"T"}
 
     def go_on(self) -> None:
         """As fg does."""
@@ -196,12 +198,12 @@ def _serve() -> None:
         try:
             if verb == "open":
                 end = End.open(address=arguments[0])
-                answer: Any = {"qp": end.qp.info().as_dict(), "region": [end.mr.buf, end.mr.rkey]}
+                answer: Any = {"qp": end.qp.info(arguments[1]).as_dict(), "region": [end.mr.buf, end.mr.rkey]}
             elif end is None:
                 raise ValueError("open first")
             elif verb == "connect":
-                info, *options = arguments
-                answer = end.qp.connect(v.PeerInfo(**info), REMOTE, **(options[0] if options else {}))
+                info, *timeout = arguments
+                answer = end.qp.connect(v.PeerInfo(**info), REMOTE, timeout=timeout[0] if timeout else 14)
             elif verb == "stand_still":
                 answer = _stand_still(end, *arguments)
             elif verb == "remote":

@@ -241,9 +241,10 @@ def test_a_peer_that_dies_is_a_timeout():
 
 def test_ends_that_stood_still_have_no_timeout():
     """Ctrl-Z and fg, a debugger, a machine that is moved: nobody listened meanwhile, and nothing was lost."""
-    a, b = Peer(), Peer()
-    a.meet(b, timeout=18)  # 1.07 s
+    a, b = Peer(timeout=18), Peer(timeout=18)  # 1.07 s
+    a.meet(b, timeout=18)
     b.stop()
+    wait_for(b.stopped, lambda: "it is stopped")
     a.ask("remote", v.IBV_WR_RDMA_WRITE, b.region, 0, 0, 64)
     a.tell("stand_still", b.pid)
     wait_for(a.stopped, lambda: "it stops itself")
