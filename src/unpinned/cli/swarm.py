@@ -44,14 +44,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Play, report, and end with 1 if an invariant broke."""
     from unpinned.cli import CommandError
     from unpinned.swarm import jobs
-    from unpinned.swarm.cases import CaseError
+    from unpinned.swarm.cases import CaseError, demand_seed
     from unpinned.swarm.image import Shape
 
     try:
+        if "help" in arguments.settings:
+            return _list_settings(arguments.json)
         settings = _settings(arguments.settings)
         Shape(arguments.hosts, arguments.connections)
         if arguments.schedules < 1:
             raise ValueError(f"--schedules {arguments.schedules}: must be at least 1")
+        for seed in (arguments.seed or 0, arguments.first, arguments.first + arguments.schedules - 1):
+            demand_seed(seed)
         jobs.compile_once()
         if arguments.adapters:
             from unpinned.swarm.comparison import show
@@ -65,15 +69,33 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(words: list[str]) -> dict[str, int]:
-    from unpinned.swarm.cases import SETTINGS
+    from unpinned.swarm.settings import SETTINGS, demand
 
     settings = {}
     for word in words:
         name, _, value = word.partition("=")
-        if name not in SETTINGS or not value.lstrip("-").isdecimal():
+        if name not in SETTINGS or not value.removeprefix("-").isdecimal():
             raise ValueError(f"--set {word}: expected NAME=NUMBER with one of {', '.join(sorted(SETTINGS))}")
         settings[name] = int(value)
-    return settings
+    return demand(settings)
+
+
+def _list_settings(as_json: bool) -> int:
+    """What may be set, between which bounds."""
+    import textwrap
+    from dataclasses import asdict
+
+    from unpinned.cli import WIDTH
+    from unpinned.cli._output import print_json
+    from unpinned.swarm.settings import SETTINGS
+
+    if as_json:
+        print_json({name: asdict(setting) for name, setting in SETTINGS.items()})
+        return 0
+    for name, setting in SETTINGS.items():
+        bounds = f"{setting.least} to {setting.most}"
+        print(textwrap.fill(f"{name:<12}{bounds:<20}{setting.what}", WIDTH, subsequent_indent=" " * 32))
+    return 0
 
 
 def _one(arguments: argparse.Namespace, settings: dict[str, int]) -> int:
