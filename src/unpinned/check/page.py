@@ -48,7 +48,7 @@ def html(trace: Trace) -> str:
 <body><main>
 <h1>{escape(trace.title)}</h1>
 <p class="reason"><span class="verdict">{escape(trace.verdict)}</span> {escape(trace.reason)}</p>
-<h2>{len(trace.events)} steps, a shortest way</h2>
+<h2>{len(trace.events)} steps, {"the last of them for ever" if trace.loop >= 0 else "a shortest way"}</h2>
 <div class="card">{svg(trace)}</div>
 <p class="reason">{READING}</p>
 <h2>Step by step</h2>
