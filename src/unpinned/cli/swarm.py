@@ -161,10 +161,11 @@ def _campaign(arguments: argparse.Namespace, settings: dict[str, int]) -> int:
         plan, scheduler=arguments.scheduler, workers=arguments.workers, file=arguments.record, note=remark
     )
     done = jobs.total(report.results)
+    here = sum(plan.size(piece) for piece in report.order)
     document = {
         "first": arguments.first, "schedules": arguments.schedules, "hosts": arguments.hosts,
         "connections": arguments.connections, "settings": settings, "workers": report.workers,
-        "seconds": round(report.seconds, 1), "complete": report.complete, **done,
+        "seconds": round(report.seconds, 1), "played_now": here, "complete": report.complete, **done,
     }  # fmt: skip
     if arguments.json:
         print_json(document)
@@ -190,8 +191,10 @@ def _show(document: dict[str, Any]) -> None:
     s = document["statistics"]
     last = document["first"] + document["schedules"] - 1
     print(f"seeds {document['first']}..{last}, {document['hosts']} HCAs, {document['connections']} connections")
-    rate = document["played"] / max(document["seconds"], 1e-9)
-    print(f"{document['played']:,} schedules in {document['seconds']:.1f} s ({rate:,.0f} a second)")
+    now = document["played_now"]
+    before = f"{document['played'] - now:,} schedules were played before; " if now < document["played"] else ""
+    rate = f" ({now / max(document['seconds'], 0.1):,.0f} a second)" if now else ""
+    print(f"{before}{now:,} schedules in {document['seconds']:.1f} s{rate}")
     print(f"{len(document['failures'])} broke an invariant")
     for failure in document["failures"][:10]:
         print(f"  seed {failure['seed']}: {failure['text']}")

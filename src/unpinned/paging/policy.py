@@ -166,12 +166,9 @@ class Policy:
         causes = data.get("causes", {})
         if not isinstance(causes, dict):
             raise PolicyError('causes: expected a table of CAUSE = "verdict"')
-        for name, verdict in {**causes, "default": data.get("default", "NOW")}.items():
-            if name != "default" and name not in Cause.__members__:
+        for name in causes:
+            if name not in Cause.__members__:
                 raise PolicyError(f"causes.{name}: no such cause ({', '.join(Cause.__members__)})")
-            if not isinstance(verdict, str):
-                field_name = name if name == "default" else f"causes.{name}"
-                raise PolicyError(f"{field_name}: expected a verdict in quotes, got {verdict!r}")
         if not isinstance(data.get("name", ""), str):
             raise PolicyError(f"name: expected a text in quotes, got {data['name']!r}")
         default = _parse("default", data.get("default", "NOW"))
@@ -180,7 +177,9 @@ class Policy:
         return cls(data.get("name", "unnamed"), rows)
 
 
-def _parse(name: str, verdict: str) -> Row:
+def _parse(name: str, verdict: object) -> Row:
+    if not isinstance(verdict, str):
+        raise PolicyError(f"{name}: expected a verdict in quotes, got {verdict!r}")
     try:
         row = Row.parse(verdict)
     except PolicyError as error:

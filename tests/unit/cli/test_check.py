@@ -28,6 +28,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ('[causes]\nCOW = "SOON"', "causes.COW: verdict 'SOON': expected"),
         ('default = "DEFER"', "default: DEFER 0 pages 0 ns: a deferral needs a bound"),
         ("[causes]\nUNMAP = 3", "causes.UNMAP: expected a verdict in quotes, got 3"),
+        ('[causes]\ndefault = "NOW"', "causes.default: no such cause"),
         ("name = 7", "name: expected a text in quotes, got 7"),
         ("speed = 1", "speed: unknown field"),
         ("\x00", "TOML or JSON"),

@@ -32,7 +32,8 @@ def test_a_campaign_goes_on_where_it_was(capsys, tmp_path):
     assert status == 0 and found["played"] == 4 and found["complete"] and found["failures"] == []
     assert found["statistics"]["schedules"] == 4
     again = json.loads(run(capsys, *words)[1])
-    assert again["statistics"] == found["statistics"]
+    assert again["statistics"] == found["statistics"] and (found["played_now"], again["played_now"]) == (4, 0)
+    assert "4 schedules were played before; 0 schedules in 0.0 s\n" in run(capsys, *words[:-3])[1]
     status, _, err = run(capsys, "-n", "5", "--first", "20", "--record", record)
     assert status == 1 and "of another campaign" in err
 
