@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         Shape(arguments.hosts, arguments.connections)
         if arguments.schedules < 1:
             raise ValueError(f"--schedules {arguments.schedules}: must be at least 1")
+        if not 0 <= arguments.workers <= 1 << 10:
+            raise ValueError(f"--workers {arguments.workers}: must be between 1 and {1 << 10}")
         for seed in (arguments.seed or 0, arguments.first, arguments.first + arguments.schedules - 1):
             demand_seed(seed)
         jobs.compile_once()
@@ -106,7 +108,7 @@ def _one(arguments: argparse.Namespace, settings: dict[str, int]) -> int:
     from unpinned.swarm.cases import Case, play
 
     if arguments.replay:
-        case = Case.loads(Path(arguments.replay).read_text())
+        case = Case.loads(Path(arguments.replay).read_text(encoding="utf-8", errors="replace"))
     else:
         case = Case(arguments.seed, arguments.hosts, arguments.connections, {}, settings)
     outcome = play(case, traced=arguments.trace)

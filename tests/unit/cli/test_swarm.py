@@ -1,6 +1,7 @@
 """unpinned swarm: one seed, a campaign, a case that is replayed, and what is refused."""
 
 import json
+import sys
 import os
 
 import pytest
@@ -68,6 +69,8 @@ def test_a_failure_is_kept_and_replays(capsys, tmp_path, monkeypatch):
         (["--first", str(1 << 62)], "seed=4611686018427387904"),
         (["-n", "0"], "--schedules 0"),
         (["--replay", "/dev/null"], "a case is JSON"),
+        (["--replay", sys.executable], "a case is JSON"),
+        (["--workers", "-3"], "--workers -3: must be between"),
     ],
 )
 def test_what_cannot_be_is_named(capsys, words, says):
