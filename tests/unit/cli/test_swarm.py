@@ -1,8 +1,8 @@
 """unpinned swarm: one seed, a campaign, a case that is replayed, and what is refused."""
 
 import json
-import sys
 import os
+import sys
 
 import pytest
 
