@@ -84,18 +84,22 @@ class Cluster:
             raise CampaignError(MISSING.format(address=self._scheduler))
         import dask
         from distributed import Client, LocalCluster
+        from distributed.comm import get_address_host_port
 
         for name in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         # Our pieces are minutes of compiled code that holds no GIL: a worker that answers late is not dead.
         dask.config.set({"distributed.admin.tick.limit": "1h", "distributed.comm.timeouts.connect": f"{PATIENCE_S}s"})
         try:
-            if self._scheduler is None:
+            if self._scheduler is not None:
+                get_address_host_port(self._scheduler)  # a client that is made for none is closed 40 s later, with a traceback
+            else:
                 self._cluster = LocalCluster(
                     n_workers=self.workers,
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # or it takes port 8787, and says if somebody has it
                     silence_logs=logging.CRITICAL,
                     memory_limit=0,
                     preload=["unpinned.campaign.worker"],

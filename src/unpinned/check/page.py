@@ -20,6 +20,7 @@ h2 { font-size: 15px; margin: 34px 0 10px; color: #475569; text-transform: upper
 .reason { max-width: 78ch; color: #374151; }
 .card { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 10px; overflow-x: auto;
         box-shadow: 0 1px 2px rgba(15,23,42,.05); }
+.card svg { max-width: 100%; min-width: 900px; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: #64748b; font-weight: 600; padding: 6px 10px; border-bottom: 1px solid #e2e8f0; }
 td { padding: 6px 10px; vertical-align: top; border-bottom: 1px solid #f1f5f9; }
@@ -48,7 +49,7 @@ def html(trace: Trace) -> str:
 <body><main>
 <h1>{escape(trace.title)}</h1>
 <p class="reason"><span class="verdict">{escape(trace.verdict)}</span> {escape(trace.reason)}</p>
-<h2>{len(trace.events)} steps, a shortest way</h2>
+<h2>{len(trace.events)} steps, {"the last of them for ever" if trace.loop >= 0 else "a shortest way"}</h2>
 <div class="card">{svg(trace)}</div>
 <p class="reason">{READING}</p>
 <h2>Step by step</h2>

@@ -66,7 +66,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Trace:
-    """A shortest way to a violation. `loop`: the number of the event where the cycle begins, if it is one (-1: not)."""
+    """A shortest way to a violation. `loop`: the number of the event where the cycle begins, if it is one (-1: not).
+
+    A cycle is a short one, not the shortest: it goes round once and lets everybody act who acts in it.
+    """
 
     title: str
     verdict: str  #: "I1", "I6 deadlock", ...

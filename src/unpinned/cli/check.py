@@ -26,6 +26,7 @@ unpinned check --replay trace.json
 """
 
 LINES_MOST = 7  #: cells of a question that are answered in a line each, too
+CUTS_MOST = 5  #: worlds that were cut, and are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,12 +114,19 @@ def _matrix(arguments: argparse.Namespace) -> int:
 
 
 def _policy(named: str | None) -> Any:
+    """The policy of a file; or a ready-made one, by the name that `study` and `replay` have for it, too."""
     from unpinned.paging.policy import POLICIES, Policy, PolicyError
+    from unpinned.study.policies import STUDY_POLICIES
 
     if named is None:
         return None
-    if named in POLICIES and not Path(named).exists():
-        return POLICIES[named]
+    if not Path(named).exists():
+        ready = {name: each.table for name, each in STUDY_POLICIES.items() if not each.pinned}
+        if named in ready or named in POLICIES:
+            return {**POLICIES, **ready}[named]
+        if named in STUDY_POLICIES:
+            raise PolicyError(f"{named}: pinned memory is told of nothing: there is nothing to check")
+        raise PolicyError(f"{named}: No such file, nor is it a ready-made policy: {', '.join(ready)}")
     try:
         text = Path(named).read_text(encoding="utf-8")
         if not text.strip():
@@ -178,10 +186,21 @@ def _print_matrix(found: Any, policy: Any) -> None:
           f"{summary['worlds']:,} worlds, {summary['states']:,} states, {summary['transitions']:,} transitions")  # fmt: skip
     print(f"two states of a world had the same 128-bit hash with a probability below {summary['collision_bound']:.0e}")
     cuts = [each.cut for answer in found if answer.verdict == "BOUNDED" for each in answer.outcomes if each.cut]
-    print(*(f"cut: {cut}" for cut in cuts[:5]), sep="\n", end="\n" if cuts else "")
+    more = [f"cut: {len(cuts) - CUTS_MOST} more worlds"] if len(cuts) > CUTS_MOST else []
+    print(*(f"cut: {cut}" for cut in cuts[:CUTS_MOST]), *more, sep="\n", end="\n" if cuts else "")
+    if policy:
+        print(_safe_modes(found))
     if len({answer.cell for answer in found}) == len(matrix.cells()):  # a narrower question has no reason to reach all
         never = [name for name, seen in summary["sometimes"].items() if not seen]
         print("never reached: " + ", ".join(never) if never else "every `sometimes` was reached")
+
+
+def _safe_modes(found: Any) -> str:
+    """With which notifiers a policy is safe as a whole: user space has others than the kernel."""
+    from unpinned.check import matrix
+
+    safe = [mode for mode in matrix.MODES if {each.verdict for each in found if each.cell.mode == mode} == {matrix.SAFE}]
+    return f"every row is SAFE in mode: {', '.join(safe) or 'none of those asked'}"
 
 
 def _trace_of(answer: Any) -> Any:

@@ -44,14 +44,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Play, report, and end with 1 if an invariant broke."""
     from unpinned.cli import CommandError
     from unpinned.swarm import jobs
-    from unpinned.swarm.cases import CaseError
+    from unpinned.swarm.cases import CaseError, demand_seed
     from unpinned.swarm.image import Shape
 
     try:
+        if "help" in arguments.settings:
+            return _list_settings(arguments.json)
         settings = _settings(arguments.settings)
         Shape(arguments.hosts, arguments.connections)
         if arguments.schedules < 1:
             raise ValueError(f"--schedules {arguments.schedules}: must be at least 1")
+        if not 0 <= arguments.workers <= 1 << 10:
+            raise ValueError(f"--workers {arguments.workers}: must be between 1 and {1 << 10}")
+        for seed in (arguments.seed or 0, arguments.first, arguments.first + arguments.schedules - 1):
+            demand_seed(seed)
         jobs.compile_once()
         if arguments.adapters:
             from unpinned.swarm.comparison import show
@@ -65,15 +71,33 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(words: list[str]) -> dict[str, int]:
-    from unpinned.swarm.cases import SETTINGS
+    from unpinned.swarm.settings import SETTINGS, demand
 
     settings = {}
     for word in words:
         name, _, value = word.partition("=")
-        if name not in SETTINGS or not value.lstrip("-").isdecimal():
+        if name not in SETTINGS or not value.removeprefix("-").isdecimal():
             raise ValueError(f"--set {word}: expected NAME=NUMBER with one of {', '.join(sorted(SETTINGS))}")
         settings[name] = int(value)
-    return settings
+    return demand(settings)
+
+
+def _list_settings(as_json: bool) -> int:
+    """What may be set, between which bounds."""
+    import textwrap
+    from dataclasses import asdict
+
+    from unpinned.cli import WIDTH
+    from unpinned.cli._output import print_json
+    from unpinned.swarm.settings import SETTINGS
+
+    if as_json:
+        print_json({name: asdict(setting) for name, setting in SETTINGS.items()})
+        return 0
+    for name, setting in SETTINGS.items():
+        bounds = f"{setting.least} to {setting.most}"
+        print(textwrap.fill(f"{name:<12}{bounds:<20}{setting.what}", WIDTH, subsequent_indent=" " * 32))
+    return 0
 
 
 def _one(arguments: argparse.Namespace, settings: dict[str, int]) -> int:
@@ -84,7 +108,7 @@ def _one(arguments: argparse.Namespace, settings: dict[str, int]) -> int:
     from unpinned.swarm.cases import Case, play
 
     if arguments.replay:
-        case = Case.loads(Path(arguments.replay).read_text())
+        case = Case.loads(Path(arguments.replay).read_text(encoding="utf-8", errors="replace"))
     else:
         case = Case(arguments.seed, arguments.hosts, arguments.connections, {}, settings)
     outcome = play(case, traced=arguments.trace)
@@ -139,10 +163,11 @@ def _campaign(arguments: argparse.Namespace, settings: dict[str, int]) -> int:
         plan, scheduler=arguments.scheduler, workers=arguments.workers, file=arguments.record, note=remark
     )
     done = jobs.total(report.results)
+    here = sum(plan.size(piece) for piece in report.order)
     document = {
         "first": arguments.first, "schedules": arguments.schedules, "hosts": arguments.hosts,
         "connections": arguments.connections, "settings": settings, "workers": report.workers,
-        "seconds": round(report.seconds, 1), "complete": report.complete, **done,
+        "seconds": round(report.seconds, 1), "played_now": here, "complete": report.complete, **done,
     }  # fmt: skip
     if arguments.json:
         print_json(document)
@@ -168,8 +193,10 @@ def _show(document: dict[str, Any]) -> None:
     s = document["statistics"]
     last = document["first"] + document["schedules"] - 1
     print(f"seeds {document['first']}..{last}, {document['hosts']} HCAs, {document['connections']} connections")
-    rate = document["played"] / max(document["seconds"], 1e-9)
-    print(f"{document['played']:,} schedules in {document['seconds']:.1f} s ({rate:,.0f} a second)")
+    now = document["played_now"]
+    before = f"{document['played'] - now:,} schedules were played before; " if now < document["played"] else ""
+    rate = f" ({now / max(document['seconds'], 0.1):,.0f} a second)" if now else ""
+    print(f"{before}{now:,} schedules in {document['seconds']:.1f} s{rate}")
     print(f"{len(document['failures'])} broke an invariant")
     for failure in document["failures"][:10]:
         print(f"  seed {failure['seed']}: {failure['text']}")

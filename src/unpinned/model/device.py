@@ -13,6 +13,10 @@ mmap_lock) or its own mapping of the same object (KIND_ALIAS); the request then 
 
 The driver looks in one step which pages are there, and reports in another. What it saw is what is installed: the frame is put
 into the entry (`retag`) in the same step as the install.
+
+Sources: drivers/infiniband/hw/mlx5/odp.c (a request that misses stops until the driver has brought its pages in and resumes it);
+PCI Express, Address Translation Services (a device that caches translations has completed an invalidation when nothing that
+used them is under way); mm/process_vm_access.c (the copy holds mmap_lock for reading while it faults its pages in).
 """
 
 from __future__ import annotations

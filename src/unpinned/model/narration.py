@@ -82,6 +82,10 @@ def thread_action(world: World, t: int, device: int, before: Any, after: Any) ->
         return f"{what}: done" + "".join(f" ({word})" for word in _reached(after))
     phase = int(before[a + M.T_PHASE])
     text = f"{what}: {PHASES[phase]}"
+    if phase == M.PHASE_WAIT and before[a + M.T_REFUSED] and after[a + M.T_PHASE] == M.PHASE_FINISH:
+        text = f"{what}: was refused; those that had begun are out of the range"
+    if phase == M.PHASE_FINISH and before[a + M.T_TICKET + device] == 0:  # it had refused, or was never asked
+        text = f"{what}: has nothing to finish"
     if phase in (M.PHASE_START, M.PHASE_FINISH):
         text += f" on device {device}"
     if phase == M.PHASE_START:

@@ -6,7 +6,7 @@ into at most 2 KiB. What cannot be is refused with the field and the reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,11 @@ from unpinned.paging.policy import MODEL, POLICIES, Policy
 PAGES_MAX: Final = 7
 FRAMES_MAX: Final = 7
 STATE_BYTES_MAX: Final = 2048
+REPEATS_MAX: Final = 100
 REQUESTS: Final = ("WRITE", "READ", "PREFETCH")
+_BOUNDS: Final = (("faults", 1, 3), ("active", 1, 4), ("dma", 1, 4), ("deferrals", 0, 3), ("retries", 0, 8), ("chunk", 1, PAGES_MAX))
+_ARGUMENTS: Final = {"WRITE": 255, "MAP": M.VMA_MAPPED | M.VMA_WRITE, "REPLACE": M.VMA_MAPPED | M.VMA_WRITE, "PROTECT": 1, "RECLAIM": 1}
+"""What an operation's argument may be at most; who moves or merges names a page, the others have none."""
 
 
 class WorldError(ValueError):
@@ -94,6 +98,9 @@ class World:
             if not true:
                 raise WorldError(f"{name}: {reason} (world {self.name!r})")
 
+        for each in fields(self):
+            if each.type == "int":
+                demand(type(getattr(self, each.name)) is int, each.name, f"{getattr(self, each.name)!r}: must be an integer")
         demand(1 <= self.pages <= PAGES_MAX, "pages", f"{self.pages}: must be between 1 and {PAGES_MAX}")
         demand(1 <= self.frames <= FRAMES_MAX, "frames", f"{self.frames}: must be between 1 and {FRAMES_MAX}")
         demand(0 <= self.slots <= 7, "slots", f"{self.slots}: must be between 0 and 7")
@@ -106,13 +113,19 @@ class World:
         )
         demand(len(self.threads) <= 6 and len(self.requests) <= 6, "threads", "at most 6 threads and 6 requests")
         demand(len(self.touched) <= self.frames, "touched", "more resident pages than frames")
+        demand(len(set(self.touched)) == len(self.touched), "touched", "a page twice")
+        for page in self.mapped or ():
+            demand(0 <= page < self.pages, "mapped", f"page {page}: not inside {self.pages} pages")
         first, last = self.region or (0, self.pages)
         demand(0 <= first < last <= self.pages, "region", f"{self.region}: not inside {self.pages} pages")
-        for page in (*self.touched, *self.readonly):
-            demand(page in self.mapping, "touched", f"page {page} is not mapped")
-        for name, value, most in (("faults", self.faults, 3), ("active", self.active, 4), ("dma", self.dma, 4)):
-            demand(1 <= value <= most, name, f"{value}: must be between 1 and {most}")
-        demand(0 <= self.deferrals <= 3 and 0 <= self.retries <= 8, "deferrals", "at most 3, and at most 8 retries")
+        for name in ("touched", "readonly"):
+            for page in getattr(self, name):
+                demand(page in self.mapping, name, f"page {page} is not mapped")
+        for t in self.loops:
+            demand(0 <= t < len(self.threads), "loops", f"{t}: there are {len(self.threads)} threads")
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
+            demand(least <= value <= most, name, f"{value}: must be between {least} and {most}")
         for op in (op for script in self.threads for op in script):
             demand(op.name in M.OPS[1:-1], "threads", f"{op.name!r}: no such operation ({', '.join(M.OPS[1:-1])})")
             last = max(op.end, op.start + 1)
@@ -126,6 +139,8 @@ class World:
             demand(
                 0 <= op.arg and target <= self.pages, "threads", f"{op}: its target is not inside {self.pages} pages"
             )
+            most = _ARGUMENTS.get(op.name, 0 if target == 0 else PAGES_MAX)
+            demand(op.arg <= most, "threads", f"{op}: its argument must be at most {most}")
             demand(op.process in (0, 1), "threads", f"{op}: process must be 0 or 1")
             demand(not op.process or self.forks, "threads", f"{op}: nobody forks")
         for request in self.requests:
@@ -133,6 +148,7 @@ class World:
             demand(request.name in REQUESTS, "requests", f"{request.name!r}: {', '.join(REQUESTS)}")
             demand(0 <= request.start < last <= self.pages, "requests", f"{request}: not inside {self.pages} pages")
             demand(0 <= request.device < self.devices, "requests", f"{request}: no such device")
+            demand(-1 <= request.repeat <= REPEATS_MAX, "requests", f"{request}: repeat {request.repeat}: -1 (for ever) to {REPEATS_MAX}")
         self.policy.validate(MODEL)
 
     @property

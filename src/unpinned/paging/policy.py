@@ -109,13 +109,7 @@ class Policy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", {cause: self.rows.get(cause, Row()) for cause in Cause})
         for cause, row in self.rows.items():
-            bounded = row.max_pages > 0 and row.max_ns > 0
-            if row.verdict is Verdict.DEFER and not bounded:
-                raise PolicyError(f"{cause.name}: {row}: a deferral needs a bound in pages and one in time, both > 0")
-            if row.verdict is not Verdict.DEFER and (row.max_pages or row.max_ns):
-                raise PolicyError(f"{cause.name}: {row.verdict.name}: max_pages and max_ns belong to DEFER only")
-            if max(row.max_pages, row.max_ns) > 1 << 40:
-                raise PolicyError(f"{cause.name}: {row}: a bound above 2**40 is none")
+            _require_bounds(cause.name, row)
             if cause is Cause.RELEASE and row.verdict is not Verdict.NOW:
                 raise PolicyError(f"RELEASE: {row}: {_EXIT}")
 
@@ -172,22 +166,36 @@ class Policy:
         causes = data.get("causes", {})
         if not isinstance(causes, dict):
             raise PolicyError('causes: expected a table of CAUSE = "verdict"')
-        for name, verdict in {**causes, "default": data.get("default", "NOW")}.items():
-            if name != "default" and name not in Cause.__members__:
+        for name in causes:
+            if name not in Cause.__members__:
                 raise PolicyError(f"causes.{name}: no such cause ({', '.join(Cause.__members__)})")
-            if not isinstance(verdict, str):
-                raise PolicyError(f"{name}: expected a verdict in quotes, got {verdict!r}")
+        if not isinstance(data.get("name", ""), str):
+            raise PolicyError(f"name: expected a text in quotes, got {data['name']!r}")
         default = _parse("default", data.get("default", "NOW"))
         rows: dict[Cause, Row] = {c: default for c in Cause if c != Cause.RELEASE}
         rows |= {Cause[name]: _parse(f"causes.{name}", verdict) for name, verdict in causes.items()}
-        return cls(str(data.get("name", "unnamed")), rows)
+        return cls(data.get("name", "unnamed"), rows)
 
 
-def _parse(name: str, verdict: str) -> Row:
+def _parse(name: str, verdict: object) -> Row:
+    if not isinstance(verdict, str):
+        raise PolicyError(f"{name}: expected a verdict in quotes, got {verdict!r}")
     try:
-        return Row.parse(verdict)
+        row = Row.parse(verdict)
     except PolicyError as error:
         raise PolicyError(f"{name}: {error}") from None
+    _require_bounds(name, row)
+    return row
+
+
+def _require_bounds(name: str, row: Row) -> None:
+    """Raises PolicyError unless a deferral is bounded, and nothing else is."""
+    if row.verdict is Verdict.DEFER and not (row.max_pages > 0 and row.max_ns > 0):
+        raise PolicyError(f"{name}: {row}: a deferral needs a bound in pages and one in time, both > 0")
+    if row.verdict is not Verdict.DEFER and (row.max_pages or row.max_ns):
+        raise PolicyError(f"{name}: {row.verdict.name}: max_pages and max_ns belong to DEFER only")
+    if max(row.max_pages, row.max_ns) > 1 << 40:
+        raise PolicyError(f"{name}: {row}: a bound above 2**40 is none")
 
 
 def _batch(*causes: Cause) -> dict[Cause, Row]:

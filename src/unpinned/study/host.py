@@ -6,7 +6,8 @@ is shared with a forked child copies it first, with its invalidation. A page who
 
 The daemon keeps free frames between two marks by second chance: a hand goes round the pages, one that was used since the
 last round is passed over. Where the policy has *aging*, use by the device counts; Linux's interval notifier has none, so
-there a page that only the device uses looks idle.
+there a page that only the device uses looks idle. Sources: mm/vmscan.c (the two marks, second chance), mm/memory.c (the copy
+before the write), include/linux/mmu_notifier.h (who may offer clear_flush_young).
 """
 
 from __future__ import annotations

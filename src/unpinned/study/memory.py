@@ -3,7 +3,8 @@
 Rules. A frame belongs to one page (its owner), or is free, or *held*: given up by an operation whose invalidation was
 DEFERRED, and free again when every device has flushed what it owed. A frame that was replaced by a visible copy (COW,
 migration) while a device may still use it is FRAME_REPLACED: any use of it is a violation, which `judge` counts. A pinned
-frame whose page has gone is an orphan for ever.
+frame whose page has gone is an orphan for ever. Sources: drivers/iommu/dma-iommu.c (its flush queue holds what was given up until
+one flush for many is over), mm/gup.c (a pinned page outlives its mapping).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The order is the kernel's: announce, wait until every device is out of the range, change, finish. Two ways to wait: start
 all devices and then wait for all (two-phase), or one device after the other. One device that refuses ends the operation;
 those that had started get their finish, and nothing was changed. What the change gives up is freed at once, or held until
-the devices have flushed (memory.py).
+the devices have flushed (memory.py). Sources: mm/mmu_notifier.c (the order; the end for those that had started), its two-pass
+callbacks of 2026 (start all, then wait for all), and `model/operations.py` for what each operation does.
 
     NEXT -> operate: STARTING (announce, device by device) -> WAITING (polls) -> APPLYING (the CPU's own work) -> change, finish
 """

@@ -14,6 +14,7 @@ import numpy as np
 from unpinned.swarm import engine, image, trace
 from unpinned.swarm import layout as S
 from unpinned.swarm.image import Image, Shape
+from unpinned.swarm.settings import SETTINGS, demand
 
 FORMAT = "unpinned swarm case 1"
 TRACE = 60_000  # records
@@ -21,7 +22,7 @@ KINDS = {
     "operations": S.MASK_OPS, "notices": S.MASK_NOTICES, "packets": S.MASK_TOUCHES, "slow pages": S.MASK_SLOW,
     "stores": S.MASK_STORES, "death": S.MASK_DEATH,
 }  # fmt: skip
-SETTINGS = {name[2:].lower(): value for name, value in vars(S).items() if name.startswith("C_")}
+SEED_MAX = 1 << 62
 
 
 class CaseError(ValueError):
@@ -69,9 +70,8 @@ class Case:
         if unknown or "seed" not in data:
             raise CaseError(f"{unknown[0]}: no such field" if unknown else "seed: missing")
         try:
-            for name, value in {**data.get("settings", {}), "seed": data["seed"]}.items():
-                if not isinstance(value, int) or (name != "seed" and name not in SETTINGS):
-                    raise CaseError(f"{name}: expected a known setting and an integer, got {value!r}")
+            demand_seed(data["seed"])
+            data["settings"] = demand(data.get("settings", {}))
             for kind, numbers in data.get("without", {}).items():
                 if kind not in KINDS or not all(isinstance(n, int) and 0 <= n < S.MASK_BITS for n in numbers):
                     raise CaseError(f"without.{kind}: expected numbers below {S.MASK_BITS} of {', '.join(KINDS)}")
@@ -118,11 +118,18 @@ def _image(shape: Shape, traced: int) -> Image:
     return image.build(shape, trace=traced)
 
 
+def demand_seed(seed: object) -> int:
+    """The seed, if it is one. Raises ValueError."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < SEED_MAX:
+        raise ValueError(f"seed={seed!r}: must be an integer from 0 to 2**62 - 1")
+    return seed
+
+
 def overrides(settings: Mapping[str, int]) -> image.Words:
-    """The words that `engine.run` takes for settings that the seed is not to decide."""
+    """The words that `engine.run` takes for settings that the seed is not to decide. Raises SettingError."""
     c = np.full(S.HEADER_WORDS - S.W_CONFIG, S.NEVER, np.int64)
-    for name, value in settings.items():
-        c[SETTINGS[name] - S.W_CONFIG] = value
+    for name, value in demand(settings).items():
+        c[SETTINGS[name].word - S.W_CONFIG] = value
     return c
 
 

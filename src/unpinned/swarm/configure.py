@@ -14,9 +14,8 @@ from unpinned.swarm import layout as S
 from unpinned.swarm.chance import CONFIG, DEATH, STORES, begin, between, draw, left_out
 from unpinned.swarm.events import push
 from unpinned.swarm.memory import device_at, device_words, host_at, paging_at, paging_words
+from unpinned.swarm.settings import PARK_PART
 from unpinned.swarm.workload import MIX_READ, direction_at, slot_at, write_pattern
-
-PARK_PART = 4  # the longest park is this part of the peer's timeout
 
 
 @kernel
@@ -26,7 +25,6 @@ def configure(w, b, c):
     w[S.C_MTU] = 256 << draw(w, 3)
     w[S.C_TIMEOUT] = between(w, 8, 12)  # 1 to 17 ms
     part = PARK_PART + draw(w, 2) * draw(w, 60)
-    w[S.C_PARK_NS] = (4096 << w[S.C_TIMEOUT]) // part
     weather = draw(w, 4)  # calm, a few mishaps, a few mishaps, a storm
     w[S.C_LOSS] = 0 if weather == 0 else draw(w, 2600) if weather < 3 else draw(w, 9000)
     w[S.C_REPEAT] = 0 if weather == 0 else draw(w, 1300)
@@ -62,6 +60,8 @@ def configure(w, b, c):
     for i in range(S.W_CONFIG, S.HEADER_WORDS):
         if c[i - S.W_CONFIG] != S.NEVER:
             w[i] = c[i - S.W_CONFIG]
+    if c[S.C_PARK_NS - S.W_CONFIG] == S.NEVER:  # of the timeout there is, whoever decided it
+        w[S.C_PARK_NS] = (4096 << w[S.C_TIMEOUT]) // part
     for host in range(w[S.W_HOSTS]):
         set_host(w, host)
     psn = draw(w, 1 << 24) if draw(w, 2) else (1 << 24) - 1 - draw(w, 40)

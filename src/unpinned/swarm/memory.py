@@ -10,7 +10,8 @@ Rules:
 * I1: the frame of a copy was not freed since, and is still that page's. I2: a write needs the CPU's write right when it is
   described and when it is made. I3: what the table gives is what the CPU's page table has now.
 
-A freed frame is filled with 0xDD, so that a copy which slipped through the checks shows in the data.
+A freed frame is filled with 0xDD, so that a copy which slipped through the checks shows in the data. Sources: those of
+`model/machine.py`, of which this is the part that a transport can tell apart.
 """
 
 from __future__ import annotations

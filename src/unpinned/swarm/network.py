@@ -3,6 +3,9 @@
 A flow is a pair of hosts. Without a fate its packets arrive in order, as on one path; a *late* one is overtaken, a *repeated*
 one comes twice, a *lost* one never. At most C_TOUCH_LIMIT packets of a schedule have a fate, so that with few of them nothing
 may fail: seven retries are more than that. Fates are numbered, so that each can be left out.
+
+Sources: the InfiniBand Architecture's RoCEv2 annex (a queue pair's packets share a flow, so that a network may keep their order;
+UDP promises neither order nor delivery, nor that a packet comes once); what the transport then owes is hca's rules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Campaigns run to their end, stop, are interrupted and go on, in this process and in a cluster."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -99,6 +101,25 @@ def test_no_scheduler_is_said_so(module, monkeypatch):
     monkeypatch.setattr(executors, "PATIENCE_S", 0.3)
     with pytest.raises(CampaignError, match=r"no Dask cluster with a worker at tcp://127.0.0.1:9"):
         run(plan(module, range(3)), scheduler="tcp://127.0.0.1:9", show=False)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1", "post://127.0.0.1:9"])
+def test_an_address_that_is_none_is_said_so_before_a_client_is_made(module, monkeypatch, address):
+    import distributed
+
+    monkeypatch.setattr(distributed, "Client", None)
+    with pytest.raises(CampaignError, match=f"no Dask cluster with a worker at {address}: (missing port|unknown address scheme)"):
+        run(plan(module, range(3)), scheduler=address, show=False)
+
+
+@pytest.mark.system
+def test_a_campaign_takes_no_port_that_others_may_want(module, recwarn):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody has it already: as good
+            stack.enter_context(socket.create_server(("127.0.0.1", 8787)))
+        assert run(plan(module, range(3)), workers=2, show=False).complete
+    assert [str(each.message) for each in recwarn if "8787" in str(each.message)] == []
 
 
 @pytest.mark.system

@@ -26,6 +26,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ('[causes]\nRELEASE = "REFUSE_IF_BUSY"', "RELEASE: REFUSE_IF_BUSY: an exiting process cannot be refused"),
         ('[causes]\nSWAP = "NOW"', "causes.SWAP: no such cause"),
         ('[causes]\nCOW = "SOON"', "causes.COW: verdict 'SOON': expected"),
+        ('default = "DEFER"', "default: DEFER 0 pages 0 ns: a deferral needs a bound"),
+        ("[causes]\nUNMAP = 3", "causes.UNMAP: expected a verdict in quotes, got 3"),
+        ('[causes]\ndefault = "NOW"', "causes.default: no such cause"),
+        ("name = 7", "name: expected a text in quotes, got 7"),
         ("speed = 1", "speed: unknown field"),
         ("\x00", "TOML or JSON"),
         ("\n", "the file is empty; expected name, default or causes"),
@@ -41,7 +45,8 @@ def test_an_impossible_policy_names_the_file_the_field_and_the_reason(capsys, tm
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--policy", "/nowhere/mine.toml"], "No such file"),
+        (["--policy", "/nowhere/mine.toml"], "No such file, nor is it a ready-made policy: zap-now, by-cause, batching, blind"),
+        (["--policy", "pin"], "pin: pinned memory is told of nothing"),
         (["--cause", "SWAP"], "--cause SWAP: there are UNKNOWN, UNMAP"),
         (["--verdict", "LATER"], "--verdict LATER: there are NOW, DOWNGRADE"),
         (["--mode", "never"], "--mode never: there are exact, late"),
@@ -91,3 +96,20 @@ def test_one_cell_is_answered_drawn_kept_and_run_again(capsys, tmp_path: Path) -
     assert '"verdict": "I3"' in capsys.readouterr().out
     kept.write_text(kept.read_text()[:100])
     assert "cut off" in refused(capsys, "--replay", str(kept))
+
+
+@pytest.mark.compiled_only
+def test_a_ready_made_policy_has_one_name_everywhere_and_says_where_it_is_safe(capsys) -> None:
+    words = ["--cause", "UNMAP", "--quick", "--processes", "1"]
+    assert cli.main(["check", "--policy", "batching", *words]) == 1
+    assert "every row is SAFE in mode: exact, spurious, unsleepable\n" in capsys.readouterr().out
+    assert cli.main(["check", "--policy", "batching", *words, "--mode", "late"]) == 1
+    assert "every row is SAFE in mode: none of those asked\n" in capsys.readouterr().out
+
+
+@pytest.mark.compiled_only
+def test_worlds_that_were_cut_are_named_or_at_least_counted(capsys) -> None:
+    words = ["--cause", "COW", "--verdict", "NOW", "--mode", "exact", "--states", "50", "--processes", "1"]
+    assert cli.main(["check", *words]) == 0
+    said = capsys.readouterr().out
+    assert said.count("cut: COW/NOW/exact/") == 6 and "cut: 1 more worlds\n" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -32,9 +33,16 @@ def test_a_campaign_goes_on_where_it_was(capsys, tmp_path):
     assert status == 0 and found["played"] == 4 and found["complete"] and found["failures"] == []
     assert found["statistics"]["schedules"] == 4
     again = json.loads(run(capsys, *words)[1])
-    assert again["statistics"] == found["statistics"]
+    assert again["statistics"] == found["statistics"] and (found["played_now"], again["played_now"]) == (4, 0)
+    assert "4 schedules were played before; 0 schedules in 0.0 s\n" in run(capsys, *words[:-3])[1]
     status, _, err = run(capsys, "-n", "5", "--first", "20", "--record", record)
     assert status == 1 and "of another campaign" in err
+
+
+def test_settings_are_listed_with_their_bounds(capsys):
+    status, out, _ = run(capsys, "--set", "help")
+    assert status == 0 and "mtu         256 to 1024" in out and max(map(len, out.splitlines())) < 80
+    assert json.loads(run(capsys, "--set", "help", "--json")[1])["policy"]["most"] == 2
 
 
 @pytest.mark.compiled_only
@@ -55,8 +63,14 @@ def test_a_failure_is_kept_and_replays(capsys, tmp_path, monkeypatch):
         (["--hosts", "1"], "hosts=1: must be between"),
         (["--set", "nonsense=1"], "nonsense=1"),
         (["--set", "loss=x"], "loss=x"),
+        (["--set", "policy=99"], "policy=99: must be between 0 and 2"),
+        (["--set", "delay_ns=99999999999999999999"], "delay_ns=99999999999999999999: must be between"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--first", str(1 << 62)], "seed=4611686018427387904"),
         (["-n", "0"], "--schedules 0"),
         (["--replay", "/dev/null"], "a case is JSON"),
+        (["--replay", sys.executable], "a case is JSON"),
+        (["--workers", "-3"], "--workers -3: must be between"),
     ],
 )
 def test_what_cannot_be_is_named(capsys, words, says):

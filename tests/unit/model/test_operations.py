@@ -8,7 +8,7 @@ import pytest
 
 from unpinned.model import layout as M
 from unpinned.model.search import Limits, Search
-from unpinned.model.world import Op, World
+from unpinned.model.world import Op, Request, World
 
 NAMES = {M.PHASE_START: "start", M.PHASE_CHANGE: "change", M.PHASE_FINISH: "end", M.PHASE_AFTER: "after"}
 EXACT = ["start", "change", "end", "after"]
@@ -109,6 +109,22 @@ def test_a_page_that_was_accessed_is_spared_once() -> None:
             spared.append(entry(w, 0) & M.PTE_PRESENT)
     assert spared == [M.PTE_PRESENT]
     assert entry(w, 0) & M.PTE_SWAP and frames_used(w) == 0
+
+
+def test_a_page_that_only_a_device_has_accessed_is_spared_too() -> None:
+    search = Search(
+        World(pages=1, frames=2, threads=(2 * (Op("RECLAIM", arg=1),),), requests=(Request("READ"),)),
+        Limits(states=16), reduce=False, liveness=False,
+    )  # fmt: skip
+    thread, request, driver = 0, 2, 3
+    w = search.start
+    for actor in (request, driver, driver, request, request, request, request):
+        w = search.step(w, actor)
+    assert w[M.W_REACHED] & M.REACHED_ACK and not entry(w, 0) & M.PTE_ACCESSED
+    w = search.step(w, thread)
+    assert w[M.W_REACHED] & M.REACHED_SPARED and entry(w, 0) & M.PTE_PRESENT
+    w = search.step(w, thread)
+    assert not w[M.W_REACHED] & M.REACHED_SPARED, "once"
 
 
 def test_what_comes_back_from_the_swap_is_what_was_written() -> None:
