@@ -24,7 +24,7 @@ from unpinned.model.device import driver_step, request_step
 from unpinned.model.layout import Block
 from unpinned.model.operations import cpu_step
 from unpinned.model.properties import DEADLOCK, at_rest, check, pending
-from unpinned.model.symmetry import permute
+from unpinned.model.symmetry import COUNT, permute
 from unpinned.model.worker import worker_step
 from unpinned.paging import layout as P
 
@@ -40,7 +40,7 @@ C_FIRST: Final = 14  #: per state: its first edge
 C_PENDING: Final = 16  #: per state: who is not done
 C_SCRATCH: Final = 18  #: renaming; then two packed states and a hash
 C_PERMUTED: Final = 20  #: a world for permutations
-C_SYMMETRY: Final = 22  #: the automorphisms (symmetry.py), none if their length is 0
+C_SYMMETRY: Final = 22  #: the automorphisms (symmetry.symmetry_table), none if their length is 0
 C_STRIDE: Final = 24  #: words of a packed state
 C_RING_MASK: Final = 25
 C_TABLE_MASK: Final = 26
@@ -131,7 +131,7 @@ def canonical(c: Block, w: Block) -> int:
     if c[C_REDUCE] and c[C_SYMMETRY + 1]:
         symmetry = words_at(c[C_SYMMETRY], c[C_SYMMETRY + 1])
         permuted = words_at(c[C_PERMUTED], c[C_PERMUTED + 1])
-        for g in range(symmetry[0]):
+        for g in range(symmetry[COUNT]):
             permute(w, permuted, symmetry, g)
             rename_frames(permuted, scratch)
             c[C_BAD] |= pack(permuted, index, c[C_INDEX + 1], scratch, other)

@@ -1,29 +1,69 @@
-"""Automorphisms: permutations of a world's devices, requests and threads that leave its scripts as they are.
+"""Automorphisms: permutations of a world's pages, devices, requests and threads that leave it as it is (automorphisms.py).
 
-An automorphism is a row of words: for each device, request and thread where it goes. The explorer applies each to a state and
-keeps the least result, so states that differ only in which of two equal devices did what are one state.
+The explorer applies each to a state and keeps the least result, so states that differ only in which of two equal devices did
+what, or to which of two equal pages, are one state.
+
+An automorphism is a row of words: for each device, request and thread (workers last) where it goes; 1 if pages or contents get new
+names, else 0; then for each page where it goes, and for each content.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from unpinned.compiled import kernel
+from unpinned.compiled.intrinsics import address_of
+from unpinned.compiled.views import words_at
 from unpinned.model import layout as M
 from unpinned.model.adapter import device_at, thread_at
+from unpinned.model.automorphisms import Automorphism
 from unpinned.model.canonical import copy_words
 from unpinned.model.device import request_at
 from unpinned.model.layout import Block
+from unpinned.model.page_names import move_device, move_memory, move_request, move_thread
+
+COUNT = 0  #: how many rows
+WORDS = 1  #: length of a row
+ROWS = 2  #: the first
+
+
+def symmetry_table(found: Sequence[Automorphism]) -> Block:
+    """The rows that `permute` reads: [how many, words of a row, rows]; empty if there is none."""
+    rows = []
+    for g in found:
+        workers = (len(g.threads) + d for d in g.devices)
+        rows.append([*g.devices, *g.requests, *g.threads, *workers, int(g.names_pages), *g.pages, *g.contents])
+    return np.array([len(rows), len(rows[0]), *(word for row in rows for word in row)] if rows else [], np.int64)
+
+
+@kernel
+def permute_pages(w: Block, to: Block, symmetry: Block, row: int) -> int:
+    """The part of `permute` that is about pages and contents, after the rest of it."""
+    devices = w[M.W_DEVICES]
+    requests = w[M.W_REQUESTS]
+    threads = w[M.W_THREADS]
+    pages = row + devices + requests + threads + 1
+    page = words_at(address_of(symmetry) + 8 * pages, w[M.W_PAGES])
+    value = words_at(address_of(symmetry) + 8 * (pages + w[M.W_PAGES]), row + symmetry[WORDS] - pages - w[M.W_PAGES])
+    move_memory(w, to, page, value)
+    for t in range(threads):
+        move_thread(w, to, page, t, symmetry[row + devices + requests + t])
+    for r in range(requests):
+        move_request(w, to, page, r, symmetry[row + devices + r])
+    for d in range(devices):
+        move_device(w, to, page, d, symmetry[row + d])
+    return 0
 
 
 @kernel
 def permute(w: Block, to: Block, symmetry: Block, g: int) -> int:
-    """The state of `w`, permuted by automorphism g, into `to`.
-
-    symmetry: [how many, then for each: devices + requests + threads words].
-    """
+    """The state of `w`, permuted by automorphism g of the table, into `to`."""
     devices = w[M.W_DEVICES]
     requests = w[M.W_REQUESTS]
     threads = w[M.W_THREADS]
-    row = 1 + g * (devices + requests + threads)
+    row = ROWS + g * symmetry[WORDS]
     copy_words(to, w, w[M.W_STATE], w[M.W_SCRATCH])
     x = w[M.W_STATE] + M.X_LOCK
     if w[x] < 0:
@@ -60,4 +100,6 @@ def permute(w: Block, to: Block, symmetry: Block, g: int) -> int:
             to[w[M.W_TLB] + other * w[M.W_PAGES] + page] = w[w[M.W_TLB] + d * w[M.W_PAGES] + page]
         for i in range(w[M.W_BLOCK_WORDS]):
             to[w[M.W_BLOCKS] + other * w[M.W_BLOCK_WORDS] + i] = w[w[M.W_BLOCKS] + d * w[M.W_BLOCK_WORDS] + i]
+    if symmetry[row + devices + requests + threads]:
+        permute_pages(w, to, symmetry, row)
     return 0
