@@ -79,14 +79,16 @@ def prepare() -> None:
 class Search:
     """The blocks of one search. Memory is touched as states are found; the table of hashes doubles when it is half full."""
 
-    def __init__(self, world: World, limits: Limits, reduce: bool = True, liveness: bool = True) -> None:
+    def __init__(
+        self, world: World, limits: Limits, reduce: bool = True, liveness: bool = True, exchange: bool = True
+    ) -> None:
         prepare()
         self.world = world
         self.limits = limits
         self.start = world.build()
         self.index = state_words(self.start)
         self.stride = len(self.index) // 4
-        symmetry = symmetry_table(automorphisms(world) if reduce and not liveness else [])
+        symmetry = symmetry_table(automorphisms(world) if reduce and exchange and not liveness else [])
         threads = len(world.threads) + world.devices
         self.actors = threads * world.devices + len(world.requests) + 3 * world.devices
         states = limits.states
@@ -250,6 +252,9 @@ def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, 
     began = time.perf_counter()
     search = Search(world, limits, reduce, liveness)
     status = search.run()
+    if status == E.UNLIKE:
+        search = Search(world, limits, reduce, liveness, exchange=False)
+        status = search.run()
     c = search.c
     if status == E.UNFIT:
         raise WorldError("world: a value does not fit into 16 bits")
