@@ -40,6 +40,7 @@ SYMMETRIC: Final = {
         _world("to the swap", (Op("RECLAIM", 0),), (Op("RECLAIM", 1),), requests=(), slots=2, frames=2),
         _world("from the swap", (Op("RECLAIM", 0), Op("READ", 0)), (Op("RECLAIM", 1), Op("READ", 1)), requests=(), slots=1),
         _world("a file", (Op("RECLAIM", 0),), (Op("RECLAIM", 1),), requests=_READS, slots=0, file=True, touched=()),
+        _world("a file unmapped", (Op("UNMAP", 0),), (Op("UNMAP", 1),), requests=(), slots=0, file=True),
         _world("an alias", (Op("DISCARD", 0, 2),), file=True, slots=0, device="alias", tlb=False, mode="late"),
         _world("the process's mapping", (Op("DISCARD", 0, 2),), device="vm", tlb=False),
         _world("forked", (Op("FORK"),), (Op("WRITE", 0),), (Op("WRITE", 1),), requests=(), frames=4),

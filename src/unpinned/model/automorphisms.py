@@ -74,7 +74,7 @@ def _pages_of(thing: Op | Request) -> range:
 def _mentioned(world: World) -> set[int]:
     """Pages that somebody does something to alone; the others are left where they are, for nothing is gained by their exchange."""
     ops = [op for script in world.threads for op in script if op.name not in ALL_PAGES]
-    found = {page for thing in (*ops, *world.requests) for page in _pages_of(thing)}
+    found = {page for op in ops for page in _pages_of(op)} | {page for asked in world.requests for page in _pages_of(asked)}
     found |= {op.arg + i for op in ops if op.name == "REMAP" for i in range(len(_pages_of(op)))}
     return found | {op.arg for op in ops if op.name == "MERGE"}
 

@@ -3,8 +3,8 @@
 ================================ ==========================================================================================
 page tables, mappings, truths    indexed, in both processes; a mapping of a file names the page's block
 blocks of a file                 a slot each: page p's is p + 1, so its record moves, and who names it is told: mappings,
-                                 swap entries, frames that cache it; a device that copies through an alias has blocks where
-                                 others have frames (table entries, what it saw, what a request was translated to)
+                                 frames that cache it (no swap entry does); a device that copies through an alias has
+                                 blocks where others have frames (table entries, what it saw, what a request goes to)
 contents of frames and slots     and truths: named after the page, request or line of a script that wrote them
 threads                          the page in hand; between two pages of a READ or WRITE the next one (0: not begun)
 requests                         how far they are translated, how far copied; what belongs to page start + i stays where it is
@@ -42,10 +42,7 @@ def move_memory(w: Block, to: Block, page: Block, value: Block) -> int:
     for process in range(w[M.W_PROCESSES]):
         for old in range(w[M.W_PAGES]):
             new = page[old]
-            e = w[pte_at(w, process, old)]
-            if e & M.PTE_SWAP:
-                e = renamed_slot(w, page, e >> M.PTE_SHIFT) << M.PTE_SHIFT | (e & ((1 << M.PTE_SHIFT) - 1))
-            to[pte_at(w, process, new)] = e
+            to[pte_at(w, process, new)] = w[pte_at(w, process, old)]
             to[truth_at(w, process, new)] = value[w[truth_at(w, process, old)]]
             mine, theirs = vma_at(w, process, old), vma_at(w, process, new)
             to[theirs + M.V_FLAGS] = w[mine + M.V_FLAGS]
