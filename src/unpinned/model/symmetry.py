@@ -145,7 +145,8 @@ def remembered(w: Block) -> int:
     """1 when a device can still use a frame that is free, and another one is free too.
 
     Free frames are not alike then, and the lowest is taken, whoever it is that remembers it; so two states that differ in who
-    that is are not one. A search that comes here begins again without automorphisms. No safe policy ever does.
+    that is are not one. A search that comes here begins again without automorphisms: a device
+    that can use what was freed is on its way to break I1.
     """
     free = 0
     for frame in range(1, w[M.W_FRAMES] + 1):
