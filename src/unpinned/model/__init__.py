@@ -7,7 +7,8 @@
 * `adapter`     how the machine calls the live paging steps: start, wait, finish, flush, obligations.
 * `device`      the HCA's side: translation cache, wire requests, driver; `copies` what a copy touches, and whether it may;
   `worker` who brings pages in for its faults.
-* `properties`  the invariants as they apply here; `canonical`, `symmetry`: equal situations are equal words.
+* `properties`  the invariants as they apply here; `canonical`, `symmetry`: equal situations are equal words; `automorphisms`: what
+  a world does not tell apart; `page_names`: all that names a page.
 * `interleavings` all of them, in compiled code; `fairness` the livelocks in them; `search` what Python calls.
 * `world`       small worlds as data; `narration` a step in words.
 

@@ -4,8 +4,8 @@
 alike. So frames are numbered anew in the order in which they are met: page tables, slots, requests, threads, caches, what drivers
 and workers have seen, table entries; then those that are only held or in hand, by their records.
 
-**Pages and devices** are interchangeable only where the world's scripts do not tell them apart: such permutations of the whole
-world (automorphisms: symmetry.py finds them) are tried one by one, and the least packed state stands for all.
+**Pages, devices, requests and threads** are interchangeable only where the world does not tell them apart: such permutations of the
+whole world (automorphisms.py finds them, symmetry.py applies them) are tried one by one, and the least packed state stands for all.
 
 A packed state keeps the words that can change (`state_words`), 16 bits each; a value that does not fit stops the search. Its hash has
 128 bits: two multiply-and-fold lanes over the packed words. Two of n states collide with probability below n**2 / 2**129 if

@@ -7,7 +7,7 @@ to in at least one of its states. If a part is not fair no smaller one is (an ac
 so looking at the maximal parts is exact.
 
 The parts are found by Tarjan's algorithm, iteratively, over the edges that the search kept. Renaming frames does not rename actors,
-so this holds in the reduced search as well; devices are not exchanged while it is asked for.
+so this holds in the reduced search as well; nothing else is exchanged while it is asked for.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from unpinned.model.device import driver_step, request_step
 from unpinned.model.layout import Block
 from unpinned.model.operations import cpu_step
 from unpinned.model.properties import DEADLOCK, at_rest, check, pending
-from unpinned.model.symmetry import permute
+from unpinned.model.symmetry import COUNT, permute, remembered
 from unpinned.model.worker import worker_step
 from unpinned.paging import layout as P
 
@@ -40,7 +40,7 @@ C_FIRST: Final = 14  #: per state: its first edge
 C_PENDING: Final = 16  #: per state: who is not done
 C_SCRATCH: Final = 18  #: renaming; then two packed states and a hash
 C_PERMUTED: Final = 20  #: a world for permutations
-C_SYMMETRY: Final = 22  #: the automorphisms (symmetry.py), none if their length is 0
+C_SYMMETRY: Final = 22  #: the automorphisms (symmetry.symmetry_table), none if their length is 0
 C_STRIDE: Final = 24  #: words of a packed state
 C_RING_MASK: Final = 25
 C_TABLE_MASK: Final = 26
@@ -61,7 +61,8 @@ C_ACTOR: Final = 40  #: and who made it (NONE: the state itself)
 C_COMMAND: Final = 41
 C_ARGUMENT: Final = 42
 C_BAD: Final = 43  #: a value did not fit into 16 bits
-CONTROL_WORDS: Final = 44
+C_UNLIKE: Final = 44  #: see UNLIKE
+CONTROL_WORDS: Final = 45
 
 GO_ON: Final = 0  #: the chunk is over
 FINISHED: Final = 1
@@ -71,6 +72,7 @@ FULL_RING: Final = 4
 FULL_EDGES: Final = 5
 FULL_DEPTH: Final = 6
 UNFIT: Final = 7
+UNLIKE: Final = 8  #: free frames are not alike: automorphisms do not hold (symmetry.remembered)
 
 RUN: Final = 0  #: expand
 ADD: Final = 1  #: the world in C_WORLD is the first state
@@ -131,7 +133,8 @@ def canonical(c: Block, w: Block) -> int:
     if c[C_REDUCE] and c[C_SYMMETRY + 1]:
         symmetry = words_at(c[C_SYMMETRY], c[C_SYMMETRY + 1])
         permuted = words_at(c[C_PERMUTED], c[C_PERMUTED + 1])
-        for g in range(symmetry[0]):
+        c[C_UNLIKE] |= remembered(w)
+        for g in range(symmetry[COUNT]):
             permute(w, permuted, symmetry, g)
             rename_frames(permuted, scratch)
             c[C_BAD] |= pack(permuted, index, c[C_INDEX + 1], scratch, other)
@@ -220,8 +223,8 @@ def expand(c: Block, state: int) -> int:
         if w[M.W_BROKEN]:
             return report(c, w[M.W_BROKEN], w[M.W_WHERE], state, actor)
         target = add(c, w, state, actor)
-        if c[C_BAD]:
-            return UNFIT
+        if c[C_BAD] | c[C_UNLIKE]:
+            return UNFIT if c[C_BAD] else UNLIKE
         if target < 0:
             return FULL_STATES
         if c[C_EDGES + 1]:

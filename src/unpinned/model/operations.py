@@ -243,7 +243,7 @@ def end_line(w: Block, t: int, again: int) -> int:
         return 1
     w[a + M.T_LINE] = line
     if again:
-        w[a + M.T_PAGE] = page
+        w[a + M.T_PAGE] = page if page > w[line_at(w, t) + M.O_START] else 0  # 0: not begun, under whatever name its page has
         return 1
     w[M.W_COMPLETED] |= 1 << t
     w[a + M.T_LINE] = line + 1

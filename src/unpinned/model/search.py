@@ -22,6 +22,7 @@ from unpinned.model import properties
 from unpinned.model.automorphisms import automorphisms
 from unpinned.model.fairness import find_livelock
 from unpinned.model.narration import Step, actor_name, narrate
+from unpinned.model.symmetry import symmetry_table
 from unpinned.model.world import World, WorldError, state_words
 from unpinned.paging import layout as P
 
@@ -78,14 +79,16 @@ def prepare() -> None:
 class Search:
     """The blocks of one search. Memory is touched as states are found; the table of hashes doubles when it is half full."""
 
-    def __init__(self, world: World, limits: Limits, reduce: bool = True, liveness: bool = True) -> None:
+    def __init__(
+        self, world: World, limits: Limits, reduce: bool = True, liveness: bool = True, exchange: bool = True
+    ) -> None:
         prepare()
         self.world = world
         self.limits = limits
         self.start = world.build()
         self.index = state_words(self.start)
         self.stride = len(self.index) // 4
-        symmetry = automorphisms(world, self.start) if reduce and not liveness else []
+        symmetry = symmetry_table(automorphisms(world) if reduce and exchange and not liveness else [])
         threads = len(world.threads) + world.devices
         self.actors = threads * world.devices + len(world.requests) + 3 * world.devices
         states = limits.states
@@ -105,7 +108,7 @@ class Search:
             E.C_PENDING: np.empty(states + 1 if liveness else 0, np.int64),
             E.C_SCRATCH: np.zeros(frames * (2 + int(self.start[M.W_FRAME_WORDS])) + 2 + 2 * self.stride, np.int64),
             E.C_PERMUTED: self.start.copy(),
-            E.C_SYMMETRY: np.array([len(symmetry), *(n for g in symmetry for n in g)] if symmetry else [], np.int64),
+            E.C_SYMMETRY: symmetry,
         }
         self.c = np.zeros(E.CONTROL_WORDS, np.int64)
         for word, block in self.blocks.items():
@@ -207,6 +210,15 @@ class Search:
                 return number
         raise AssertionError("the step that breaks the property has no counterpart: the symmetry is wrong")
 
+    def waiting(self, numbers: Sequence[int]) -> list[str]:
+        """Who is not done after these steps of the real world."""
+        w = self.start.copy()
+        for number in numbers:
+            w = self.step(w, number)
+        np.copyto(self.blocks[E.C_WORLD], w)
+        left = self.call(E.REST)
+        return [party_name(self.world, i) for i in range(63) if left >> i & 1]
+
 
 def estimate(world: World, limits: Limits | None = None, *, liveness: bool = True) -> int:
     """Bytes that a search takes at most."""
@@ -222,7 +234,7 @@ def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, 
     Args:
         world: what is explored.
         limits: where the search is cut.
-        reduce: explore one state for all that differ in names of frames (and, without liveness, of equal devices) only.
+        reduce: explore one state for all that differ in names of frames (and, without liveness, of equal devices and pages) only.
         liveness: also look for fair cycles without progress; needs the edges in memory.
 
     Raises:
@@ -240,6 +252,9 @@ def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, 
     began = time.perf_counter()
     search = Search(world, limits, reduce, liveness)
     status = search.run()
+    if status == E.UNLIKE:
+        search = Search(world, limits, reduce, liveness, exchange=False)
+        status = search.run()
     c = search.c
     if status == E.UNFIT:
         raise WorldError("world: a value does not fit into 16 bits")
@@ -250,13 +265,12 @@ def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, 
         number = int(c[E.C_BROKEN])
         verdict, which = UNSAFE, properties.NAMES[number]
         message = properties.MEANINGS[which]
-        actor, where = int(c[E.C_ACTOR]), int(c[E.C_WHERE])
+        actor = int(c[E.C_ACTOR])
         numbers = search.real(search.path(int(c[E.C_STATE])))
         if actor >= 0:
             numbers.append(search.last(numbers, number))
         if number == properties.DEADLOCK:
-            who = [party_name(world, i) for i in range(63) if where >> i & 1]
-            message += f": {', '.join(who)}"
+            message += f": {', '.join(search.waiting(numbers))}"  # who it is in the trace, not in what stands for it
         trace = replay(world, numbers)
     elif status != E.FINISHED:
         verdict = BOUNDED

@@ -162,10 +162,21 @@ class World:
         targets = {op.arg + i for op in moves for i in range(max(1, op.end - op.start))}
         return set(range(self.pages)) - targets if self.mapped is None else set(self.mapped)
 
+    def content(self, page: int) -> int:
+        """What a resident page contains at the beginning: all the same where pages are merged, else a value of its own."""
+        return 30 if any(op.name == "MERGE" for script in self.threads for op in script) else 30 + page
+
+    def writes(self, t: int, line: int) -> int:
+        """What a WRITE of thread t writes."""
+        return self.threads[t][line].arg or 1 + 3 * t + line
+
+    def carries(self, r: int) -> int:
+        """What request r carries, if it is a WRITE."""
+        return 20 + r
+
     def build(self) -> Block:
         """The first state."""
         ops = [op for script in self.threads for op in script]
-        merges = any(op.name == "MERGE" for op in ops)
         block = create(
             levels=1, bits=max(1, (self.pages - 1).bit_length()), leaves=1, page_shift=0, regions=1, active=self.active,
             deferrals=self.deferrals, provisional=0, revoked=0, dma=self.dma, faults=self.faults,
@@ -181,7 +192,7 @@ class World:
         region["start"], region["end"] = self.region or (0, self.pages)
         scripts = []
         for t, script in enumerate(self.threads):
-            values = [op.arg or 1 + 3 * t + i if op.name == "WRITE" else op.arg for i, op in enumerate(script)]
+            values = [self.writes(t, i) if op.name == "WRITE" else op.arg for i, op in enumerate(script)]
             values = [
                 value or M.VMA_MAPPED | M.VMA_WRITE if op.name in ("MAP", "REPLACE") else value
                 for op, value in zip(script, values)
@@ -193,7 +204,7 @@ class World:
                 ]
             )
         orders = [
-            (1 + REQUESTS.index(r.name), r.start, max(r.end, r.start + 1), r.device, 20 + i, r.repeat)
+            (1 + REQUESTS.index(r.name), r.start, max(r.end, r.start + 1), r.device, self.carries(i), r.repeat)
             for i, r in enumerate(self.requests)
         ]
         w = M.create(
@@ -202,10 +213,10 @@ class World:
             mode=M.MODES.index(self.mode), keep=self.keep, kind=M.KINDS.index(self.device),
             loops=sum(1 << t for t in self.loops), region=self.region,
         )  # fmt: skip
-        self._populate(w, merges)
+        self._populate(w)
         return w
 
-    def _populate(self, w: Block, alike: bool) -> None:
+    def _populate(self, w: Block) -> None:
         """The mapping, with the id 1, and the pages that are resident. In plain Python: nothing is compiled for it."""
         flags = M.VMA_MAPPED | M.VMA_FILE * self.file | 1 << M.VMA_SHIFT
         w[w[M.W_STATE] + M.X_NEXT_ID] = 1
@@ -216,7 +227,7 @@ class World:
             if self.file:
                 w[vma + M.V_SLOT], w[slot + M.S_FILE], w[slot + M.S_REFS] = page + 1, 1, 1
         for frame, page in enumerate(self.touched, 1):
-            value = 30 if alike else 30 + page
+            value = self.content(page)
             f = int(w[M.W_FRAME] + frame * w[M.W_FRAME_WORDS])
             w[f + M.F_FLAGS], w[f + M.F_MAPS], w[f + M.F_CONTENT] = M.FRAME_USED, 1, value
             if self.file:

@@ -1,4 +1,4 @@
-"""Equal situations are equal words: renaming frames, exchanging devices, packing, the hash."""
+"""Equal situations are equal words: renaming frames, packing, the hash."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import pytest
 from support.worlds import EVERYTHING, same_state, walk
 from unpinned.model import layout as M
 from unpinned.model.audit import audit
-from unpinned.model.automorphisms import automorphisms
 from unpinned.model.canonical import digest, pack, rename_frames, unpack
-from unpinned.model.search import Limits, Search
-from unpinned.model.symmetry import permute
-from unpinned.model.world import Op, Request, World, state_words
+from unpinned.model.world import World, state_words
 
 FIRST = EVERYTHING[2]
 
@@ -112,47 +109,3 @@ def test_every_word_moves_both_halves_of_the_hash() -> None:
             seen[0].add(int(out[0])), seen[1].add(int(out[1]))
         packed[i] = 0
     assert len(seen[0]) == len(seen[1]) == 1 + 40 * 10
-
-
-TWO = World(
-    "two",
-    pages=1,
-    frames=2,
-    devices=2,
-    threads=((Op("UNMAP"),),),
-    requests=(Request("READ"), Request("READ", device=1)),
-)
-
-
-def test_only_what_is_the_same_is_exchanged() -> None:
-    swap = [1, 0, 1, 0, 0, 2, 1]  # devices, requests, threads and workers
-    assert automorphisms(TWO, TWO.build()) == [swap]
-    for requests in (
-        (Request("READ"), Request("WRITE", device=1)),
-        (Request("WRITE"), Request("WRITE", device=1)),
-        (Request("READ"), Request("READ", device=1, repeat=1)),
-        (Request("READ"),),
-    ):
-        world = World("two", pages=1, frames=2, devices=2, requests=requests)
-        assert automorphisms(world, world.build()) == []
-    assert automorphisms(FIRST, FIRST.build()) == []
-
-
-def test_exchanging_twice_is_nothing(seed: int) -> None:
-    symmetry = np.array([1, *automorphisms(TWO, TWO.build())[0]])
-    for w in states(TWO, seed):
-        there, back = TWO.build(), TWO.build()
-        permute(w, there, symmetry, 0)
-        permute(there, back, symmetry, 0)
-        assert same_state(w, back)
-        assert audit(there) == []
-
-
-def test_exchanged_states_are_one_state(seed: int) -> None:
-    search = Search(TWO, Limits(states=16), liveness=False)
-    symmetry = np.array([1, *automorphisms(TWO, TWO.build())[0]])
-    for w in states(TWO, seed):
-        other = TWO.build()
-        permute(w, other, symmetry, 0)
-        assert search.key(w) == search.key(other)
-    assert search.actors == 3 * 2 + 2 + 6
