@@ -29,6 +29,9 @@ MODES: Final[dict[str, str]] = {
     "unsleepable": "notified where nobody may sleep (the OOM reaper)",
 }
 
+KERNEL_MODES: Final = ("exact", "spurious", "blind", "unsleepable")
+"""Notifiers that a kernel has. With the others, which are user space's, no policy is safe for a device that caches frames."""
+
 DEVICES: Final[dict[str, str]] = {
     "hca": "copies go to the frame that was translated; translations are cached, and flushed",
     "vm": "copies go through the process's own mapping at the moment of the copy (process_vm_writev)",

@@ -7,7 +7,8 @@ one policy. Where one cell is asked for, its trace is printed too, and --html
 draws it. --explain says what invariants, modes and verdicts mean.
 
 The status is 1 when a policy, a single cell or a replayed trace is UNSAFE, and
-when a mutant survives.
+when a mutant survives. Without --mode a policy is judged by the notifiers that
+a kernel has: exact, spurious, blind and unsleepable.
 """
 
 import argparse
@@ -99,7 +100,8 @@ def _matrix(arguments: argparse.Namespace) -> int:
                 raise
             interrupted = True
     found.sort(key=lambda answer: asked.index(answer.cell))
-    unsafe = [answer for answer in found if answer.verdict == matrix.UNSAFE]
+    judged = matrix.KERNEL_MODES if policy and not arguments.mode else matrix.MODES
+    unsafe = [answer for answer in found if answer.verdict == matrix.UNSAFE and answer.cell.mode in judged]
     traced = unsafe[0] if unsafe and (len(asked) == 1 or arguments.html or arguments.trace) else None
     trace = _trace_of(traced) if traced else None
     if arguments.json:

@@ -101,10 +101,19 @@ def test_one_cell_is_answered_drawn_kept_and_run_again(capsys, tmp_path: Path) -
 @pytest.mark.compiled_only
 def test_a_ready_made_policy_has_one_name_everywhere_and_says_where_it_is_safe(capsys) -> None:
     words = ["--cause", "UNMAP", "--quick", "--processes", "1"]
-    assert cli.main(["check", "--policy", "batching", *words]) == 1
+    assert cli.main(["check", "--policy", "batching", *words]) == 0
     assert "every row is SAFE in mode: exact, spurious, unsleepable\n" in capsys.readouterr().out
     assert cli.main(["check", "--policy", "batching", *words, "--mode", "late"]) == 1
     assert "every row is SAFE in mode: none of those asked\n" in capsys.readouterr().out
+
+
+@pytest.mark.compiled_only
+def test_a_policy_is_judged_by_the_notifiers_that_a_kernel_has(capsys, tmp_path) -> None:
+    drawn = tmp_path / "trace.html"
+    words = ["--cause", "COW", "--quick", "--processes", "1", "--html", str(drawn)]
+    assert cli.main(["check", "--policy", "by-cause", *words]) == 0 and not drawn.exists()
+    assert cli.main(["check", "--policy", "blind", *words]) == 1
+    assert "COW, DEFER, notifier exact" in capsys.readouterr().out and drawn.exists()
 
 
 @pytest.mark.compiled_only
