@@ -14,7 +14,7 @@ EXAMPLES = """
 unpinned answers
 unpinned answers --quick
 unpinned answers --out docs/answers.md
-unpinned answers --check docs/answers.md    # does the page still say what is so?
+unpinned answers --check docs/answers.md    # is the page still so?
 """
 
 
