@@ -81,12 +81,14 @@ def strike(action: Action, memory: Memory, other: Filler, owner: Owner) -> dict[
         if low in memory.elsewhere and outcome(action, memory.kind) is Outcome.GONE:
             held[low] = bytes(mmu.words_at(memory.elsewhere[low], high - low))
     if action.name == "page_out":
-        seen = memory.mr.counters["faults_major"]
-        wait_for(
-            lambda: memory.mr.counters["faults_major"] > seen,
-            lambda: f"a page came back: {nonzero(memory.mr.counters)}",
-        )
+        seen = came_back(memory, owner)
+        wait_for(lambda: came_back(memory, owner) > seen, lambda: f"a page came back: {nonzero(memory.mr.counters)}")
     return held
+
+
+def came_back(memory: Memory, owner: Owner) -> int:
+    """Faults that a worker served, and pages that were mapped no more but in the swap cache still."""
+    return memory.mr.counters["faults_major"] + owner.context.counters()["nearby_pages"]
 
 
 def judge_counters(action: Action, memory: Memory, found: Fire) -> None:

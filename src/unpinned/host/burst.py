@@ -19,6 +19,7 @@ from unpinned.host.copies import execute
 from unpinned.host.datagrams import receive_many, send
 from unpinned.host.holes import cut
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
+from unpinned.host.nearby import nearby
 from unpinned.host.pagemap import scan
 from unpinned.host.recorder import nobody_waits, note, note_copies, note_faults, number
 from unpinned.host.trust import looked, took
@@ -165,13 +166,15 @@ def scan_faults(e, h, p, c, m):
     """Look which pages of the listed faults are there; without the lock, then install them under it."""
     for i in range(e[E.E_SCANS]):
         slot = e[E.E_SCAN_LIST + i]
-        upto = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
+        found = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
+        upto = nearby(p, slot, found, m)
+        e[E.E_NEARBY] += (upto - found) // H.PAGE
         lock_for_step(e)
         start = p[slot + P.FAULT_CURSOR]  # anew: both may have moved meanwhile
         end = p[slot + P.FAULT_END]
         token = p[slot + P.FAULT_TOKEN]  # before the step: it may free the slot
         now = monotonic_ns()
-        looked(e, p, start, end, upto, now)
+        looked(e, p, start, end, upto, p[slot + P.FAULT_WRITE], now)
         if e[E.E_RECORD]:
             note(e, R.LOOKED, now, start, end, upto, number(p, slot), nobody_waits(p, slot))
         if c[H.COPY_HOLED]:

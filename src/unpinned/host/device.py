@@ -125,6 +125,7 @@ class Device:
         made |= {f"paging_{name}": value for name, value in named(P.view(self.p, "totals")[0]).items()}
         made["slow_copies"] = int(self._scratch[1][H.COPY_SLOW])
         made["hole_bytes"] = int(self._scratch[1][H.COPY_HOLE_BYTES])
+        made["nearby_pages"] = int(self.e[E.E_NEARBY])
         made["foreign_bytes_at_risk"] = int(self._scratch[1][H.COPY_AT_RISK])
         made["send_too_big"] = int(self.e[E.E_MTU_ERRORS])
         made["send_errno"] = int(self.e[E.E_TX_ERRNO])

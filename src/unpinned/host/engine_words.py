@@ -66,6 +66,7 @@ E_SCANS_SEEN: Final = 65  # of the faults that wait to be looked at, how many th
 E_HORIZON_SINCE: Final = 66  # when the horizon last changed (`trust`)
 E_MAJOR_FAULTS: Final = 67  # of the process, when copies last took long
 E_UNTOLD: Final = 68  # open regions whose memory may leave without an event
+E_NEARBY: Final = 69  # pages that a look had not found and that were there all the same (`nearby`), ever
 E_RECORD: Final = 70  # address and length of the recorder's ring, 0 and any: nothing is recorded
 E_WORDS: Final = 72
 

@@ -77,6 +77,10 @@ class Mapping:
     """Page ranges of the application whose events concern it; none when only we can unmap it."""
     file: int = 0
     """The memory file of ours behind it (`holes`): where its first byte is at our mapping, plus its descriptor; 0: none."""
+    file_may_be_asked: bool = False
+    """It is ours, and mincore says truly which pages of its file are cached: it does to an owner, and to who may write."""
+    anonymous: bool = False
+    """At the application's own address: private memory with no file below it."""
     unnotified: str = ""
     """Why it is not watched though it should be: errors and our own life cycle must do."""
     owner: object = None
@@ -164,6 +168,7 @@ def map_buffer(address: int, length: int, writable: bool, owner: object = None) 
     if not covered(found, start, end):
         raise OSError(errno.EFAULT, f"not all of {system.span(address, length)} is mapped")
     mapping = Mapping(Kind.FOREIGN, address, length, address, P.PATH_FOREIGN, writable, [(start, end)], owner=owner)
+    mapping.anonymous = not any(vma.shared or vma.inode for vma in found)
     if found[0].shared and all(after.continues(before) for before, after in zip(found, found[1:])):
         if writable and not all(vma.writable for vma in found):
             raise OSError(errno.EACCES, f"{system.span(address, length)} is mapped read-only")
@@ -194,7 +199,9 @@ def map_file(path: str | os.PathLike[str], writable: bool, offset: int = 0, leng
     system.keep_from_children(base, size)
     system.advise(base, size, system.MADV_RANDOM)  # a page is a page: the device reads ahead by what the wire asks for
     at = base + offset - first
-    return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, _alias=(base, base + size))
+    ours = writable or status.st_uid == os.geteuid() or os.access(name, os.W_OK)
+    alias = (base, base + size)
+    return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, file_may_be_asked=ours, _alias=alias)
 
 
 def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> None:
@@ -214,6 +221,7 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
         return  # a device's memory, say
     system.keep_from_children(base, end - start)
     mapping.kind, mapping.path = Kind.ALIAS, P.PATH_PROCESS_VM
+    mapping.file_may_be_asked = all(vma.writable for vma in found)
     mapping._alias = (base, base + end - start)
     mapping.table_base = base + mapping.address - start
     usable = all(vma.readable and (vma.writable or not mapping.writable) for vma in found)

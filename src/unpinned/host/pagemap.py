@@ -37,6 +37,7 @@ from unpinned.host.layout import Words
 
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 PAGE_IS_PRESENT = 8
+PAGE_IS_SWAPPED = 16
 MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 3, 22, 23
 TRIES = 64  # a signal a try is a lot of signals
 HELD_PAGES = 512  # so many a mincore
@@ -207,7 +208,7 @@ def map_held(start: int, end: int, write: int) -> int:
             while last < pages and held == (known and load8(vector + last) & 1 != 0):
                 last += 1
             if held:
-                _load(base + first * L.PAGE, last - first)
+                load_pages(base + first * L.PAGE, last - first)
             else:
                 error = populate(base + first * L.PAGE, base + last * L.PAGE, write)
             first = last
@@ -216,11 +217,40 @@ def map_held(start: int, end: int, write: int) -> int:
 
 
 @kernel
-def _load(base: int, pages: int) -> None:
+def load_pages(base: int, pages: int) -> None:
     """A word of each page: an acquiring load is one that no compiler leaves out."""
     words = words_at(base, pages * L.PAGE // 8)
     for i in range(pages):
         load_acquire(words, i * (L.PAGE // 8))
+
+
+@kernel
+def held(base: int, end: int) -> int:
+    """Up to where memory holds the pages of [base, end), at most HELD_PAGES of them: mapped, or in the cache of their file."""
+    vector = stack_words(HELD_WORDS)
+    pages = min((end - base) // L.PAGE, HELD_PAGES)
+    if sys_mincore(base, pages * L.PAGE, vector) != 0:
+        return base
+    for i in range(pages):
+        if load8(vector + i) & 1 == 0:
+            return base + i * L.PAGE
+    return base + pages * L.PAGE
+
+
+@kernel
+def untouched(base: int, end: int, s: Words) -> int:
+    """Up to where the pages of [base, end) are neither there nor swapped out; *base* where the kernel cannot say."""
+    if s[L.SCAN_MODE] != L.MODE_IOCTL:
+        return base
+    a = L.SCAN_ARGUMENT
+    s[a + _MASK] = 0
+    s[a + _ANY] = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
+    found = _walk(base, end, 1, s)
+    s[a + _MASK] = PAGE_IS_PRESENT
+    s[a + _ANY] = 0
+    if found < 0:
+        return base
+    return s[L.SCAN_VECTOR] if found > 0 else end
 
 
 @kernel

@@ -21,6 +21,7 @@ from unpinned.hca import layout as L
 from unpinned.host import control, process, system
 from unpinned.host import engine_words as E
 from unpinned.host.memory import Kind, Mapping
+from unpinned.host.nearby import REGION_ANONYMOUS, REGION_OURS
 from unpinned.host.pagemap import close_scratch, resident, scan_scratch
 from unpinned.paging import layout as P
 from unpinned.paging.causes import Cause
@@ -120,6 +121,10 @@ class Regions:
                     mapping.unnotified = device.notifier.refused
             direct = mapping.path == P.PATH_DIRECT and mapping.kind in (Kind.OWNED, Kind.ALIAS)  # shared memory: no file to tell
             flags = P.REGION_WRITE_BY_SCAN if direct else 0
+            if mapping.file_may_be_asked:
+                flags |= REGION_OURS
+            if mapping.anonymous and mapping.notify and not mapping.unnotified:
+                flags |= REGION_ANONYMOUS
             record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: mapping.path, L.MR_PINNED: int(pinned),
                       L.MR_START: mapping.address, L.MR_LENGTH: mapping.length}  # fmt: skip
             return self._open(record, mapping.table_base, flags, mapping, key)

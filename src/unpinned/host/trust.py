@@ -36,9 +36,10 @@ RU_MAJFLT = 9  # its word in struct rusage (getrusage(2)): behind two times of t
 
 
 @kernel
-def looked(e, p, start, end, upto, now):
-    """A look at [start, end) found [start, upto) there. Lock held, nothing installed yet."""
-    if upto < end and entry(p, upto) & (P.PRESENT | P.STALE) == P.PRESENT:
+def looked(e, p, start, end, upto, write, now):
+    """A look at [start, end), for writing where *write*, found [start, upto) there. Lock held, nothing installed yet."""
+    right = P.PRESENT | P.WRITE if write else P.PRESENT  # what may be read without being there (`nearby`) has not left
+    if upto < end and entry(p, upto) & (right | P.STALE) == right:
         return distrust(e, p, now)
     if e[E.E_UNTOLD]:
         return believe(e, p, HORIZON_NS, now)

@@ -158,6 +158,7 @@ REGION_RUN: Final = 5  #: where the run of sequential faults began
 REGION_WORDS: Final = 6
 REGION_WRITE_BY_SCAN: Final = 1  #: present means writable (our own mapping of a sealed memfd)
 REGION_ALL_REVOKED: Final = 2  #: set by revoke when there is no record left to say what exactly
+REGION_WORLD: Final = 256  #: from this bit on: the world's own flags, which paging leaves alone
 
 # --- active invalidations: the record's index is the ticket ----------------------------------------------------------
 ACTIVE_STATE: Final = 0  #: 0 free, 1 started

@@ -35,7 +35,7 @@ def region_open(p: Block, region: int, start: int, end: int, flags: int) -> int:
     """Open slot `region` over table addresses ``[start, end)`` and zero its counters; -> DONE, or PROTOCOL (in use,
     bad bounds).
 
-    flags: 0 or REGION_WRITE_BY_SCAN.
+    flags: REGION_WRITE_BY_SCAN, and the world's from REGION_WORLD on.
     """
     at = p[P.REGIONS] + region * P.REGION_WORDS
     if region < 0 or region >= p[P.REGION_CAPACITY] or start < 0 or start >= end or p[at + P.REGION_OPEN]:

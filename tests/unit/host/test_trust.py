@@ -35,7 +35,7 @@ class World:
     def look(self, after: int, upto: int = END) -> int:
         """A look *after* ns that finds pages up to *upto*; the horizon then."""
         self.now += after
-        looked(self.e, self.p, START, END, upto, self.now)
+        looked(self.e, self.p, START, END, upto, 0, self.now)
         return int(self.p[P.HORIZON_NS])
 
 
@@ -68,12 +68,22 @@ def test_a_page_that_left_unnoticed_ends_it_for_all_entries(world: World) -> Non
 
 def test_a_page_that_was_never_known_or_was_told_to_leave_ends_nothing(world: World) -> None:
     assert world.look(HORIZON_NS) == 2 * HORIZON_NS
-    looked(world.e, world.p, START, END + PAGE, END, world.now)
+    looked(world.e, world.p, START, END + PAGE, END, 0, world.now)
     assert world.p[P.HORIZON_NS] == 2 * HORIZON_NS
 
 
+def test_a_look_for_writing_says_something_of_what_could_be_written(world: World) -> None:
+    """Memory that was never touched may be read, and is not there."""
+    assert world.look(HORIZON_NS) == 2 * HORIZON_NS
+    looked(world.e, world.p, START, END, START, 1, world.now)
+    assert world.p[P.HORIZON_NS] == 2 * HORIZON_NS
+    install(world.p, START, END, P.PRESENT | P.WRITE, world.now)
+    looked(world.e, world.p, START, END, START, 1, world.now)
+    assert world.p[P.HORIZON_NS] == HORIZON_NS
+
+
 def test_a_look_at_what_the_table_has_not_says_nothing(world: World) -> None:
-    looked(world.e, world.p, END, END + PAGE, END + PAGE, world.now + HORIZON_NS)
+    looked(world.e, world.p, END, END + PAGE, END + PAGE, 0, world.now + HORIZON_NS)
     assert world.p[P.HORIZON_NS] == HORIZON_NS
 
 
