@@ -43,7 +43,7 @@ def nearby(p, slot, upto, m):
     region = p[slot + P.FAULT_REGION]
     base = upto & PAGE_MASK
     end = min(p[slot + P.FAULT_END], max(p[slot + P.FAULT_DEMAND], base + AHEAD))
-    if region < 0 or base >= end or p[slot + P.FAULT_CHUNK] == 0:  # 0: what is asked for is what is mapped
+    if region < 0 or base >= end or p[slot + P.FAULT_TOKEN] < 0:  # a prefetch: its pages are to be mapped, and nobody waits
         return upto
     flags = p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_FLAGS]
     write = p[slot + P.FAULT_WRITE]

@@ -28,12 +28,12 @@ def scratch() -> Iterator[np.ndarray]:
     close_scratch(s)
 
 
-def look(s: np.ndarray, base: int, flags: int, pages: int = PAGES, want: int = 0) -> int:
+def look(s: np.ndarray, base: int, flags: int, pages: int = PAGES, want: int = 0, token: int = 1) -> int:
     """A fault over the first *pages* of a region of PAGES at *base*, and a look at it: how many pages count as there."""
     p = P.create(levels=4, bits=9, leaves=8, regions=1, faults=4)
     p[P.FAULT_MAX_BYTES] = p[P.CHUNK_BYTES] = PAGES * PAGE
     region_open(p, 0, base, base + PAGES * PAGE, flags)
-    slot = fault_begin(p, base, base + pages * PAGE, want, 1, 0, 0)
+    slot = fault_begin(p, base, base + pages * PAGE, want, token, 0, 0)
     assert fault_take(p, P.FAULT_SCAN) == slot
     found = nearby(p, slot, scan(base, p[slot + P.FAULT_END], s), s)
     return (found - base) // PAGE
@@ -62,13 +62,13 @@ def test_private_memory_that_was_never_touched_can_be_read(private: int, scratch
     assert look(scratch, private, REGION_ANONYMOUS) == PAGES
 
 
-@pytest.mark.parametrize("flags, want", [(REGION_ANONYMOUS, P.WANT_WRITE), (REGION_ANONYMOUS, P.WANT_RESIDENT), (0, 0)])
-def test_it_is_a_worker_s_to_make_it_for_writing_or_where_nobody_knows_what_it_is(
-    private: int, scratch: np.ndarray, flags: int, want: int
+@pytest.mark.parametrize("flags, want, token", [(REGION_ANONYMOUS, P.WANT_WRITE, 1), (0, 0, 1), (REGION_ANONYMOUS, 0, P.NONE)])
+def test_it_is_a_worker_s_for_writing_for_a_prefetch_and_where_nobody_knows_what_it_is(
+    private: int, scratch: np.ndarray, flags: int, want: int, token: int
 ) -> None:
-    assert look(scratch, private, flags, want=want) == 0
+    assert look(scratch, private, flags, want=want, token=token) == 0
     view(private, PAGE)[:] = 1
-    assert look(scratch, private, flags, want=want) == 1
+    assert look(scratch, private, flags, want=want, token=token) == 1
 
 
 @pytest.mark.parametrize("mode", [L.MODE_FILE, L.MODE_MINCORE])
