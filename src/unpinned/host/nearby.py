@@ -10,8 +10,8 @@ memory                     what tells that it is nearby       for
 =========================  =================================  =======================================================
 direct (a sealed memfd)    mincore: the memory holds it       reading; and writing, mapped by loads before, sixteen
                                                               pages a fault (`pagemap.load_pages`)
-our mapping of a file      mincore, if the file is ours to    reading; to write, a file system would have to be asked
-(REGION_OURS)              ask about; else it says "all"
+our mapping of a file      mincore, if the file is ours to    reading, mapped by populate before (process_vm's own
+(REGION_OURS)              ask about; else it says "all"      fault is dear); to write, its system would be asked
 private (REGION_ANONYMOUS) PAGEMAP_SCAN: neither there nor    reading; to be written it would have to be made, and
                            swapped out                        memory may be short
 =========================  =================================  =======================================================
