@@ -6,16 +6,20 @@ import os
 import numpy as np
 import pytest
 
+from support.memory import PAGE, mapped, protect, view
 from support.verbs import ALL, End, pair
 from unpinned import verbs as v
 from unpinned.host import owned
 from unpinned.host.holes import cut, read_hole, remember
 from unpinned.host.layout import COPY_HOLED, COPY_HOLES, COPY_WORDS, HOLE_WORDS, HOLES
+from unpinned.host.system import advise
+from unpinned.host.vmas import procmap_query_works
 from unpinned.paging import layout as P
 from unpinned.paging.table import entry, install
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 MIB = 1 << 20
+MADV_NOHUGEPAGE = 15
 
 
 @pytest.fixture
@@ -48,6 +52,21 @@ def test_a_read_of_what_was_never_written_makes_nothing(ends):
             assert read(a, mr, there, MIB) == bytes(MIB)
         assert resident(array) == 0
         assert holes(b) == 4 * MIB
+
+
+def test_the_driver_finds_a_hole_by_itself(ends):
+    """Before data, behind it and between: nobody has to be woken for what is not there."""
+    a, b = ends
+    array = owned.empty(4 * MIB, "u1")
+    with v.MR(b.pd, array, ALL) as mr:
+        assert read(a, mr, MIB, MIB) == bytes(MIB)
+        array[:8192] = 1
+        assert read(a, mr, 0, MIB) == bytes([1]) * 8192 + bytes(MIB - 8192)  # (to look at `array` there would make it)
+        array[2 * MIB + 65536 : 2 * MIB + 65536 + 4096] = 2
+        assert read(a, mr, 2 * MIB, 65536) == bytes(65536)
+        assert mr.counters["faults_major"] == 0 and mr.counters["faults_minor"] >= 3
+        assert resident(array) == 8192 + 4096
+        assert read(a, mr, 2 * MIB, MIB) == array[2 * MIB : 3 * MIB].tobytes()
 
 
 def test_what_the_owner_stores_is_read(ends):
@@ -114,6 +133,27 @@ def test_without_a_descriptor_it_is_brought_in(ends, monkeypatch):
     assert holes(b) == 0
 
 
+def test_private_memory_that_was_never_touched_is_read_without_touching_it(ends):
+    """What the owner stores in it, or may not be read any more, is the peer's at the next READ."""
+    a, b = ends
+    with mapped(4 * MIB // PAGE) as address:
+        array = view(address, 4 * MIB)
+        advise(address, 4 * MIB, MADV_NOHUGEPAGE)
+        with v.MR(b.pd, array, ALL) as mr:
+            assert read(a, mr, 0, MIB) == bytes(MIB)
+            if not procmap_query_works():
+                pytest.skip("needs Linux 6.11 (PROCMAP_QUERY)")
+            assert mr.resident_bytes() == 0 and holes(b) == MIB
+            for step in range(100):
+                at = 9_999 * step
+                array[at] = step + 1
+                assert read(a, mr, at, 64) == array[at : at + 64].tobytes()
+            assert read(a, mr, 0, MIB) == array[:MIB].tobytes()
+            protect(address + 2 * MIB, PAGE, 0)
+            a.remote(v.IBV_WR_RDMA_READ, mr, 0, 2 * MIB - 100, 200)
+            assert a.wait(v.IBV_WC_REM_ACCESS_ERR)
+
+
 @pytest.fixture
 def listed():
     """A list of holes over a table of 2**14 pages, all of which are installed."""
@@ -123,7 +163,7 @@ def listed():
 
 
 def ranges(s):
-    words = s[COPY_HOLES:].reshape(HOLES, HOLE_WORDS)
+    words = s[COPY_HOLES : COPY_HOLES + HOLES * HOLE_WORDS].reshape(HOLES, HOLE_WORDS)
     return sorted((int(start), int(end)) for end, start, _ in words if end)
 
 

@@ -46,6 +46,6 @@ def bring(h, p, q, key, va, length, now):
     mr = authorize(h, h[q + L.QP_PD], key, va, length, L.ACCESS_REMOTE_READ)
     if mr and h[q + L.QP_ACCESS] & L.ACCESS_REMOTE_READ and lookup(h, p, mr, va, length, 0, now) == MISS:
         start = va + h[mr + L.MR_DELTA]
-        if fault_begin(p, start, start + length, 0, P.NONE, h[mr + L.MR_REGION], now) >= 0:
+        if fault_begin(p, start, start + length, 0, P.ASKED, h[mr + L.MR_REGION], now) >= 0:
             h[L.C_AHEAD] += 1
     return 0

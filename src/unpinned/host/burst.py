@@ -10,6 +10,7 @@ from unpinned.compiled import kernel
 from unpinned.compiled.atomics import fetch_add, store_release
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import eventfd_write, futex_wake, monotonic_ns
+from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
 from unpinned.hca.device import copied, finish, receive, timers, turns, wake_fault
 from unpinned.hca.qp import find_qp, is_peer
@@ -17,9 +18,9 @@ from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.copies import execute
 from unpinned.host.datagrams import receive_many, send
-from unpinned.host.holes import cut
+from unpinned.host.holes import cut, remember
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
-from unpinned.host.nearby import nearby
+from unpinned.host.nearby import hole_after, nearby
 from unpinned.host.pagemap import scan
 from unpinned.host.recorder import nobody_waits, note, note_copies, note_faults, number
 from unpinned.host.trust import looked, took
@@ -164,10 +165,12 @@ def send_run(e, h, b, u, start, length, step, packets):
 @kernel
 def scan_faults(e, h, p, c, m):
     """Look which pages of the listed faults are there; without the lock, then install them under it."""
+    files = words_at(e[E.E_FILES], e[E.E_FILES + 1])
     for i in range(e[E.E_SCANS]):
         slot = e[E.E_SCAN_LIST + i]
         found = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
-        upto = nearby(p, slot, found, m)
+        there = nearby(p, slot, found, c, m)
+        upto = hole_after(p, slot, there, files)
         e[E.E_NEARBY] += (upto - found) // H.PAGE
         lock_for_step(e)
         start = p[slot + P.FAULT_CURSOR]  # anew: both may have moved meanwhile
@@ -176,9 +179,12 @@ def scan_faults(e, h, p, c, m):
         now = monotonic_ns()
         looked(e, p, start, end, upto, p[slot + P.FAULT_WRITE], now)
         if e[E.E_RECORD]:
-            note(e, R.LOOKED, now, start, end, upto, number(p, slot), nobody_waits(p, slot))
+            how = nobody_waits(p, slot) | (upto - there) // H.PAGE * R.LOOKED_HOLE
+            note(e, R.LOOKED, now, start, end, upto, number(p, slot), how)
         if c[H.COPY_HOLED]:
-            cut(c, p, start, upto & H.PAGE_MASK)
+            cut(c, p, start, there & H.PAGE_MASK)
+        if upto > there:
+            remember(c, p, files[p[slot + P.FAULT_REGION]], there, upto)
         fault_scanned(p, slot, upto, now)
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)

@@ -326,7 +326,7 @@ _PROBES = (
     _Probe("file events", _userfaultfd_files, "unmaps of mapped files are noticed late", _NEWER("6.7")),
     _Probe("PAGEMAP_SCAN", _pagemap_scan, "asking what is resident is ten times slower", _NEWER("6.7")),
     _Probe("pagemap", _pagemap_file, "mincore stands in: a copy may sleep on a fault", "mount /proc"),
-    _Probe("PROCMAP_QUERY", _procmap_query, "registering reads all of /proc/self/maps", _NEWER("6.11")),
+    _Probe("PROCMAP_QUERY", _procmap_query, "registering reads all of /proc/self/maps, untouched pages are mapped", _NEWER("6.11")),
     _Probe("populate", _populate, "faults bring in pages one by one", _NEWER("5.14")),
     _Probe("process_vm", _process_vm, "private memory and files cannot be registered", _SECCOMP("process_vm_readv")),
     _Probe("sealed memory", _memfd, "unpinned.empty does not work", _SECCOMP("memfd_create")),

@@ -9,6 +9,7 @@ A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one o
   IOVECS descriptors, and ranges that touch share one remote iovec, so that the kernel pins their pages at once.
 * PATH_FOREIGN: the same, for memory that the application may replace at any moment. Linux tells of that too late to stop a
   copy; what was copied while a change of mappings was under way (it may have strayed) is counted in COPY_AT_RISK.
+  What was never touched is read as zeros (`zeros`).
 
 A descriptor that meets a bad address becomes DMA_FAILED with its errno, and the later ones of the same queue pair (the
 token's low 32 bits) DMA_FAILED with ECANCELED: a request past a hole must not be carried out. Other queue pairs go on.
@@ -29,6 +30,7 @@ from unpinned.host import layout as L
 from unpinned.host.holes import read_hole
 from unpinned.host.layout import Arena, Words
 from unpinned.host.userfaultfd import pending
+from unpinned.host.zeros import end_run, read_untouched
 from unpinned.paging import layout as P
 from unpinned.paging.layout import Block
 
@@ -51,17 +53,20 @@ def execute(p: Block, b: Arena, s: Words) -> int:
     """
     since = monotonic_ns()
     failed = 0
+    end_run(s)
     d = p[P.DMA]
     end = d + p[P.DMA_COUNT] * P.DMA_WORDS
     while d < end:
         after = d + P.DMA_WORDS
         if p[d + P.DMA_STATE] == P.DMA_ISSUED:
             op = p[d + P.DMA_OP]
+            if op != P.OP_READ:
+                end_run(s)
             if op == P.OP_CMP_SWAP or op == P.OP_FETCH_ADD:
                 failed += _settle(p, s, d, end, _atomic(p, s, d))
             elif p[d + P.DMA_PATH] == P.PATH_DIRECT:
                 _direct(p, b, s, d)
-            else:
+            elif op != P.OP_READ or _zeros(p, b, s, d) == 0:
                 after = _gather(p, b, s, d, end)
                 lost = _system_copy(p, s, end)
                 if lost:
@@ -101,12 +106,24 @@ def _direct(p: Block, b: Arena, s: Words, d: int) -> None:
     va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
     local = address_of(b) + p[d + P.DMA_OFFSET]
     if p[d + P.DMA_OP] == P.OP_READ:
-        if s[L.COPY_HOLED] == 0 or read_hole(s, va, length, local) == 0:
+        if (s[L.COPY_HOLED] == 0 and s[L.COPY_ZEROS] < 0) or read_hole(s, va, length, local) == 0:
             copy_ahead(local, va, length)
     else:
         copy_ahead(va, local, length)
     s[L.COPY_DIRECT_BYTES] += length
     p[d + P.DMA_STATE] = P.DMA_DONE
+
+
+@kernel
+def _zeros(p: Block, b: Arena, s: Words, d: int) -> int:
+    """Carry out descriptor *d* if it reads private memory that was never touched; 1 if so."""
+    if p[d + P.DMA_PATH] != P.PATH_FOREIGN or s[L.COPY_SCAN] == 0:
+        end_run(s)
+        return 0
+    done = read_untouched(s, p[d + P.DMA_VA], p[d + P.DMA_LENGTH], address_of(b) + p[d + P.DMA_OFFSET])
+    if done:
+        p[d + P.DMA_STATE] = P.DMA_DONE
+    return done
 
 
 @kernel

@@ -35,6 +35,7 @@ from unpinned.host.recorder import Recorder
 from unpinned.host.regions import REGIONS, Regions, named
 from unpinned.host.trust import HORIZON_NS
 from unpinned.host.udp import ROCE_PORT, address_words, open_endpoint, parse_address, udp_scratch
+from unpinned.host.vmas import MAPS, procmap_query_works
 from unpinned.host.workers import work
 from unpinned.paging import layout as P
 from unpinned.wire.icrc import SOLVER_WORDS
@@ -95,6 +96,10 @@ class Device:
         self.regions, self.queues = Regions(self), Queues(self)
         solver = np.zeros(SOLVER_WORDS, np.int64)
         self._scratch = (udp_scratch(self.endpoint, L.RECV_BURSTS), copy_scratch(), scan_scratch(), solver)
+        copies, scans = self._scratch[1:3]
+        if scans[H.SCAN_MODE] == H.MODE_IOCTL and procmap_query_works():
+            scans[H.SCAN_MAPS] = os.open(MAPS, os.O_RDONLY | os.O_CLOEXEC)
+            copies[H.COPY_SCAN] = scans.ctypes.data
         self.files = np.zeros(REGIONS, np.int64)
         words = (E.E_H, E.E_P, E.E_B, E.E_UDP, E.E_COPY, E.E_SCAN, E.E_SOLVER, E.E_FILES)
         arrays: tuple[NDArray[Any], ...] = (self.h, self.p, self.b, *self._scratch, self.files)

@@ -8,10 +8,11 @@ zeros without allocating, and what the owner has stored meanwhile if he has. So 
 slow. A chunk of a fault is a hole as a whole or brought in as a whole: where data and holes alternate, a READ may
 make up to a chunk of zeros.
 
-    worker                                          driver
-    nothing in the file there (SEEK_DATA): remember
-    commit: installed                               translate: hit; a copy from a range listed here is a pread
-                                                    a scan finds pages present (the owner has stored): cut
+    driver, at a look (or a worker, of a chunk that the driver had not looked at, or whose pages it left to him)
+      nothing in the file there (SEEK_DATA): remember, install
+    driver, later
+      translate: hit; a copy from a range listed here asks the file: zeros, or a pread
+      a look finds pages present (the owner has stored): cut
 
 The list is the device's, in the copy scratch: HOLES ranges (end, start, file) of table addresses, written under the device lock
 by workers and the driver, read by the driver without it. A file is one word, the address of its first byte and in the
@@ -25,17 +26,20 @@ from unpinned.compiled import kernel
 from unpinned.compiled.atomics import load_acquire, store_release
 from unpinned.compiled.libc import ENXIO, SYS_LSEEK, sys_call, sys_pread
 from unpinned.host import layout as L
+from unpinned.host.zeros import end_run, fill
 from unpinned.paging.table import zap_range
 
 SEEK_DATA = 3
 
 
 @kernel
-def is_hole(file, start, end):
-    """Has the file no data at table addresses [start, end)? Pages that were swapped out are data."""
-    offset = start - (file & L.PAGE_MASK)
-    found = sys_call(SYS_LSEEK, file & ~L.PAGE_MASK, offset, SEEK_DATA, 0, 0, 0)
-    return found == -ENXIO or found >= offset + end - start
+def hole_from(file, start, end):
+    """Up to where the file has no data, from table address *start* (a page's) on, at most *end*. Pages that were swapped out are data."""
+    base = file & L.PAGE_MASK
+    found = sys_call(SYS_LSEEK, file & ~L.PAGE_MASK, start - base, SEEK_DATA, 0, 0, 0)
+    if found < 0:
+        return end if found == -ENXIO else start
+    return min(end, base + found & L.PAGE_MASK)
 
 
 @kernel
@@ -87,13 +91,26 @@ def cut(s, p, start, end):
 
 @kernel
 def read_hole(s, va, length, local):
-    """Copy [va, va + length) to *local* through its file, if any of it lies in a hole: 1, else 0."""
+    """Copy [va, va + length) to *local* through its file, if any of it lies in a hole: 1, else 0.
+
+    What the file says holds for a run of copies (`zeros`).
+    """
+    if va == s[L.COPY_ZEROS] and va + length <= s[L.COPY_ZEROS_END]:
+        return fill(s, va, length, local)
+    end_run(s)
     for i in range(s[L.COPY_HOLED]):
         at = L.COPY_HOLES + i * L.HOLE_WORDS
         end = load_acquire(s, at)
-        if va < end and load_acquire(s, at + 1) < va + length:
+        start = load_acquire(s, at + 1)
+        if va < end and start < va + length:
             file = load_acquire(s, at + 2)
-            if load_acquire(s, at) == end and sys_pread(file & ~L.PAGE_MASK, local, length, va - (file & L.PAGE_MASK)) == length:
+            if load_acquire(s, at) != end:
+                continue
+            if start <= va & L.PAGE_MASK:
+                s[L.COPY_ZEROS_END] = hole_from(file, va & L.PAGE_MASK, end)
+                if va + length <= s[L.COPY_ZEROS_END]:
+                    return fill(s, va, length, local)
+            if sys_pread(file & ~L.PAGE_MASK, local, length, va - (file & L.PAGE_MASK)) == length:
                 s[L.COPY_HOLE_BYTES] += length
                 return 1
     return 0

@@ -14,6 +14,7 @@ our mapping of a file      mincore, if the file is ours to    reading, mapped by
 (REGION_OURS)              ask about; else it says "all"      fault is dear); to write, its system would be asked
 private (REGION_ANONYMOUS) PAGEMAP_SCAN: neither there nor    reading; to be written it would have to be made, and
                            swapped out                        memory may be short
+a hole of memory of ours    SEEK_DATA: its file has nothing    reading; it stays one (`holes`)
 =========================  =================================  =======================================================
 
 A page that leaves between the question and the copy makes the copy sleep, as any whose page has left does (`trust`).
@@ -24,8 +25,11 @@ from __future__ import annotations
 from typing import Final
 
 from unpinned.compiled import kernel
+from unpinned.host import layout as L
+from unpinned.host.holes import hole_from
 from unpinned.host.layout import PAGE, PAGE_MASK
 from unpinned.host.pagemap import held, load_pages, populate, scan, untouched
+from unpinned.host.zeros import note_untouched
 from unpinned.paging import layout as P
 
 REGION_OURS: Final = P.REGION_WORLD
@@ -35,7 +39,7 @@ MAPPED: Final = 64 * PAGE  # so much it maps itself
 
 
 @kernel
-def nearby(p, slot, upto, m):
+def nearby(p, slot, upto, c, m):
     """A look at the fault in *slot* found its pages up to *upto*: how far they are there, with what is nearby.
 
     Of the driver, which has taken the slot (FAULT_SCANNING); no lock.
@@ -43,7 +47,7 @@ def nearby(p, slot, upto, m):
     region = p[slot + P.FAULT_REGION]
     base = upto & PAGE_MASK
     end = min(p[slot + P.FAULT_END], max(p[slot + P.FAULT_DEMAND], base + AHEAD))
-    if region < 0 or base >= end or p[slot + P.FAULT_TOKEN] < 0:  # a prefetch: its pages are to be mapped, and nobody waits
+    if region < 0 or base >= end or p[slot + P.FAULT_TOKEN] == P.NONE:  # a user's prefetch: its pages are to be mapped
         return upto
     flags = p[p[P.REGIONS] + region * P.REGION_WORDS + P.REGION_FLAGS]
     write = p[slot + P.FAULT_WRITE]
@@ -58,7 +62,22 @@ def nearby(p, slot, upto, m):
         if last > base and populate(base, last, 0):
             return upto
     elif flags & REGION_ANONYMOUS:
-        last = untouched(base, end, m)
+        last = untouched(base, p[slot + P.FAULT_END], m)  # as far as it goes: there is nothing to map, or to make
+        if last > base and c[L.COPY_SCAN]:
+            note_untouched(c, base, last)
     else:
         return upto
     return scan(last, p[slot + P.FAULT_END], m) if last > base else upto
+
+
+@kernel
+def hole_after(p, slot, upto, files):
+    """`nearby` of the fault in *slot* ended at *upto*: how far it goes on as a hole of the region's file, if it has one.
+
+    *files*: of each region's slot, see `holes`. Of the driver, which has taken the slot; no lock.
+    """
+    region = p[slot + P.FAULT_REGION]
+    end = p[slot + P.FAULT_END]
+    if region < 0 or files[region] == 0 or p[slot + P.FAULT_WRITE] or p[slot + P.FAULT_TOKEN] == P.NONE or upto >= end or upto & ~PAGE_MASK:
+        return upto
+    return hole_from(files[region], upto, end)

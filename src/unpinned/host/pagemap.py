@@ -61,7 +61,7 @@ def scan_scratch(mode: int | None = None) -> Words:
         return scan_scratch(L.MODE_MINCORE)
     s = np.zeros(L.SCAN_WORDS, np.int64)
     s[L.SCAN_MODE] = mode
-    s[L.SCAN_FD] = -1
+    s[L.SCAN_FD] = s[L.SCAN_MAPS] = -1
     if mode == L.MODE_MINCORE:
         return s
     s[L.SCAN_FD] = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
@@ -81,9 +81,10 @@ def scan_scratch(mode: int | None = None) -> Words:
 
 def close_scratch(s: Words) -> None:
     """Close what `scan_scratch` opened; idempotent."""
-    fd, s[L.SCAN_FD] = int(s[L.SCAN_FD]), -1
-    if fd >= 0:
-        os.close(fd)
+    for word in (L.SCAN_FD, L.SCAN_MAPS):
+        fd, s[word] = int(s[word]), -1
+        if fd >= 0:
+            os.close(fd)
 
 
 @kernel

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query)
 _COVERING_OR_NEXT = 0x10
-_READ, _WRITE, _SHARED = 1, 2, 8
+READABLE, _WRITABLE, SHARED = 1, 2, 8
 _QUERY = struct.Struct("=9Q4I2Q")
 _NAME_BYTES = 4096
 MAPS = "/proc/self/maps"
@@ -86,9 +86,9 @@ def _queried(fd: int, start: int, end: int) -> Iterator[Vma]:
         yield Vma(
             start=low,
             end=high,
-            readable=bool(flags & _READ),
-            writable=bool(flags & _WRITE),
-            shared=bool(flags & _SHARED),
+            readable=bool(flags & READABLE),
+            writable=bool(flags & _WRITABLE),
+            shared=bool(flags & SHARED),
             offset=offset,
             device=os.makedev(major, minor),
             inode=inode,

@@ -15,7 +15,7 @@ from unpinned.compiled.views import words_at
 from unpinned.hca.device import wake_fault
 from unpinned.host import engine_words as E
 from unpinned.host import layout as H
-from unpinned.host.holes import cut, is_hole, remember
+from unpinned.host.holes import cut, hole_from, remember
 from unpinned.host.lock import lock, unlock
 from unpinned.host.pagemap import announce, map_held, populate
 from unpinned.host.recorder import nobody_waits, note, number
@@ -84,7 +84,7 @@ def serve(e, h, p, slot):
             note(e, R.TAKEN, monotonic_ns(), start, end, number(p, slot), 0, 0)
         unlock(e, E.E_LOCK)
         error = 0
-        hole = file and is_hole(file, start, end)
+        hole = file and hole_from(file, start, end) == end
         if not hole:
             if announced < end:
                 announce(start, needed)

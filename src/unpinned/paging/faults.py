@@ -160,7 +160,7 @@ def fault_begin(p: Block, start: int, end: int, want: int, token: int, region: i
     region.
 
     want: WANT_WRITE for a write, 0 for a read; with WANT_RESIDENT it ends after the scan, whatever that found. token
-    (>= 0): whatever the caller wants to find in FAULT_TOKEN; NONE: a prefetch, whose slot frees itself. Otherwise the
+    (>= 0): whatever the caller wants to find in FAULT_TOKEN; NONE, ASKED: a prefetch, whose slot frees itself. Otherwise the
     caller owes one fault_end, also for a slot that it joined (whose FAULT_TOKEN is the first one's). region: its
     slot, or NONE for no bounds.
     """

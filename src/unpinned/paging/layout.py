@@ -135,6 +135,7 @@ REFUSED: Final = 4  #: nothing changed: leave the page where it is
 FULL: Final = -2  #: no free record: nothing changed, try again after a finish
 PROTOCOL: Final = -1  #: the caller broke the protocol (counted in COUNT_VIOLATIONS)
 NONE: Final = -1  #: no ticket, no slot, no index, no region, no token
+ASKED: Final = -2  #: a prefetch's token, too: its pages have been asked for already, and copies will touch them soon
 
 # --- table entries: the low FLAG_BITS are flags, the rest is the validation time (live) or the frame (model) ---------
 PRESENT: Final = 1  #: the page was there, and readable, when the entry was installed
@@ -232,7 +233,7 @@ FAULT_CURSOR: Final = 4  #: everything below is installed (or was: translate() s
 FAULT_CHUNK_END: Final = 5  #: RUNNING: the world populates [FAULT_CURSOR, FAULT_CHUNK_END)
 FAULT_CHUNK: Final = 6  #: length of the next chunk, bytes; 0: scan only, bring nothing in
 FAULT_WRITE: Final = 7  #: 0: for read; else for write (2: and present means writable, see REGION_WRITE_BY_SCAN)
-FAULT_TOKEN: Final = 8  #: the first waiter's; NONE: a prefetch, whoever has joined it
+FAULT_TOKEN: Final = 8  #: the first waiter's; NONE, ASKED: a prefetch, whoever has joined it
 FAULT_WAITERS: Final = 9  #: requests that will call fault_end; 0: free yourself when over
 FAULT_REGION: Final = 10
 FAULT_HIT: Final = 11  #: 1: a colliding invalidation started since the scan or chunk began

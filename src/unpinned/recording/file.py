@@ -32,7 +32,7 @@ from unpinned.recording import layout as R
 from unpinned.recording.layout import Words
 
 MAGIC: Final = b"unpinrec"
-VERSION: Final = 4
+VERSION: Final = 5
 BLOCK: Final = b"BLCK"
 SUMS: Final = b"SUMS"
 END: Final = b"DONE"

@@ -38,8 +38,8 @@ REVOKE: Final = 5
 OPEN: Final = 6
 #: A start, B end, D region
 CLOSE: Final = 7
-#: the driver has looked at a fault's pages: A start, B end (with read-ahead), C up to where they were there, D the fault's slot,
-#: E 1 when nobody waited any more
+#: the driver has looked at a fault's pages: A start, B end (with read-ahead), C up to where they were there or a hole, D the fault's
+#: slot, E LOOKED_NOBODY, and LOOKED_HOLE times the pages of the hole at the end
 LOOKED: Final = 8
 #: a worker begins with pages that were not there: A start, B end, C the fault's slot
 TAKEN: Final = 9
@@ -54,7 +54,9 @@ FAULT_PREFETCH: Final = 2
 FAULT_RESIDENT: Final = 4
 FAULT_LATER: Final = 8  #: too many to look at: this one is LISTED later
 
-CHUNK_NOBODY: Final = 1  #: waited for it any more
+LOOKED_NOBODY: Final = 1  #: waited for it any more
+LOOKED_HOLE: Final = 2
+CHUNK_NOBODY: Final = 1
 CHUNK_HOLE: Final = 2  #: nothing is there: it is read through its file (host/holes.py)
 
 # --- the ring: what its writers, its reader and nobody change lie in lines of their own ---------------------------------------

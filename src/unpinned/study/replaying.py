@@ -128,11 +128,14 @@ def looked(p, m, o, s, at, records):
         install(m, start, upto, P.PRESENT, 0)
     if upto < end:
         zap_range(m, max(upto, start), max(upto, start) + PAGE)
+    there = max(start, upto - records[at + R.E] // R.LOOKED_HOLE * PAGE)
     if s[COPY_HOLED]:
-        cut(s, p, start, upto)
+        cut(s, p, start, there)
+    if upto > there:
+        remember(s, p, 1 + region_of(p, there, upto), there, upto)
     slot = counterpart(p, o, records[at + R.D])
     if slot >= 0:
-        if records[at + R.E]:
+        if records[at + R.E] & R.LOOKED_NOBODY:
             abandon(p, slot)
         look(p, slot)
         o[following(p, o, slot) + SLOT_LOOKING] = 0

@@ -10,11 +10,12 @@ def test_copy_words() -> None:
     assert L.COPY_LOCAL + 2 * L.IOVECS == L.COPY_REMOTE
     assert L.COPY_REMOTE + 2 * L.IOVECS == L.COPY_INDEX
     assert L.COPY_INDEX + L.IOVECS == L.COPY_HOLES
-    assert L.COPY_HOLES + L.HOLES * L.HOLE_WORDS == L.COPY_WORDS
+    assert L.COPY_HOLES + L.HOLES * L.HOLE_WORDS == L.COPY_UNTOUCHED
+    assert L.COPY_UNTOUCHED + 2 * L.UNTOUCHED == L.COPY_WORDS
 
 
 def test_scan_words() -> None:
-    assert L.SCAN_ARGUMENT + 12 <= L.SCAN_VECTOR
+    assert L.SCAN_ARGUMENT + 12 <= L.SCAN_MAPS < L.SCAN_VECTOR
     assert L.SCAN_VECTOR + 3 * L.SCAN_REGIONS == L.SCAN_WORDS
 
 

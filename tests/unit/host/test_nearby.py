@@ -11,7 +11,7 @@ from support.memory import MADV_DONTNEED, MADV_PAGEOUT, PAGE, mapped, memfd, vie
 from unpinned.host import layout as L
 from unpinned.host import system
 from unpinned.host.memory import map_buffer, map_file
-from unpinned.host.nearby import AHEAD, MAPPED, REGION_ANONYMOUS, REGION_OURS, nearby
+from unpinned.host.nearby import AHEAD, MAPPED, REGION_ANONYMOUS, REGION_OURS, hole_after, nearby
 from unpinned.host.pagemap import close_scratch, scan, scan_scratch
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin, fault_take
@@ -35,7 +35,7 @@ def look(s: np.ndarray, base: int, flags: int, pages: int = PAGES, want: int = 0
     region_open(p, 0, base, base + PAGES * PAGE, flags)
     slot = fault_begin(p, base, base + pages * PAGE, want, token, 0, 0)
     assert fault_take(p, P.FAULT_SCAN) == slot
-    found = nearby(p, slot, scan(base, p[slot + P.FAULT_END], s), s)
+    found = nearby(p, slot, scan(base, p[slot + P.FAULT_END], s), np.zeros(L.COPY_WORDS, np.int64), s)
     return (found - base) // PAGE
 
 
@@ -109,6 +109,25 @@ def test_little_is_asked_past_what_is_wanted(scratch: np.ndarray) -> None:
     with memfd(PAGES, sealed=True) as fd, mapped(PAGES, shared=True, fd=fd) as theirs, mapped(PAGES, shared=True, fd=fd) as ours:
         view(theirs, PAGES * PAGE)[:] = 3
         assert look(scratch, ours, P.REGION_WRITE_BY_SCAN, pages=1) <= AHEAD // PAGE
+
+
+@pytest.mark.parametrize("want, token, pages", [(0, 1, PAGES), (P.WANT_WRITE, 1, 0), (0, P.NONE, 0)])
+def test_a_hole_is_read_as_one_as_far_as_the_fault_goes(scratch: np.ndarray, want: int, token: int, pages: int) -> None:
+    """From where the look ended, to the next data; not to write, and not for a prefetch. A region without a file has none."""
+    with memfd(PAGES, sealed=True) as fd, mapped(PAGES, shared=True, fd=fd) as ours:
+        p = P.create(levels=4, bits=9, leaves=8, regions=1, faults=4)
+        p[P.FAULT_MAX_BYTES] = p[P.CHUNK_BYTES] = PAGES * PAGE
+        region_open(p, 0, ours, ours + PAGES * PAGE, P.REGION_WRITE_BY_SCAN)
+        slot = fault_begin(p, ours, ours + PAGES * PAGE, want, token, 0, 0)
+        assert fault_take(p, P.FAULT_SCAN) == slot
+        files, none = np.array([ours | fd], np.int64), np.zeros(1, np.int64)
+        assert hole_after(p, slot, ours, files) == ours + pages * PAGE and hole_after(p, slot, ours, none) == ours
+        view(ours, 16 * PAGE)[8 * PAGE :: PAGE] = 1
+        assert hole_after(p, slot, ours, files) == ours + min(pages, 8) * PAGE
+        assert hole_after(p, slot, ours + 8 * PAGE, files) == ours + 8 * PAGE, "data"
+        assert hole_after(p, slot, ours + 16 * PAGE, files) == ours + max(pages, 16) * PAGE, "behind them all"
+        end = ours + PAGES * PAGE
+        assert hole_after(p, slot, end, files) == end
 
 
 # ---- files -------------------------------------------------------------------------------------------------------------

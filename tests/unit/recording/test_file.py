@@ -208,7 +208,7 @@ def test_a_foreign_file_is_told_what_was_expected(tmp_path, data):
 def test_another_version_is_refused(tmp_path):
     path = tmp_path / "later"
     path.write_bytes(file.MAGIC + struct.pack("<HHI", 2, 0, 2) + b"{}")
-    with pytest.raises(file.RecordingError, match="version 2 of the format, expected 4"):
+    with pytest.raises(file.RecordingError, match="version 2 of the format, expected 5"):
         file.read(path)
 
 

@@ -82,8 +82,10 @@ def fault(time, first, count=1, slot=0, region=0, flags=0):
     return (R.FAULT, time, first * PAGE, (first + count) * PAGE, slot, region, flags)
 
 
-def looked(time, first, count=1, there=0, slot=0, nobody=0):
-    return (R.LOOKED, time, first * PAGE, (first + count) * PAGE, (first + there) * PAGE, slot, nobody)
+def looked(time, first, count=1, there=0, slot=0, nobody=0, hole=0):
+    """`hole`: of the pages that were there, so many at the end are a hole."""
+    how = nobody * R.LOOKED_NOBODY + hole * R.LOOKED_HOLE
+    return (R.LOOKED, time, first * PAGE, (first + count) * PAGE, (first + there) * PAGE, slot, how)
 
 
 def taken(time, first, count=1, slot=0):
@@ -184,6 +186,15 @@ def hole(time, first, count, region=0):
 def test_a_hole_that_the_owner_writes_into_is_a_hole_no_more_and_its_smaller_rest_a_fault():
     written = [fault(2 * MS, 2, 1, flags=R.FAULT_WRITE), looked(2 * MS, 2), taken(2 * MS, 2), came(2 * MS, 2)]
     found, result = predicted(*hole(1 * MS, 0, 8), *written, access(3 * MS, 3, 5), access(3 * MS, 2), access(3 * MS, 0, 2))
+    assert (found["faults for read"], found["faults for write"]) == (2, 1)
+    assert result.requests["predicted only"] == 1
+
+
+def test_a_hole_that_a_look_finds_is_one():
+    """Behind pages that are there; the smaller rest of it is a fault when the owner has written, the pages before it are none."""
+    written = [fault(2 * MS, 4, 1, flags=R.FAULT_WRITE), looked(2 * MS, 4), taken(2 * MS, 4), came(2 * MS, 4)]
+    began = [fault(1 * MS, 0, 8), looked(1 * MS, 0, 8, 8, hole=6)]
+    found, result = predicted(*began, *written, access(3 * MS, 0, 2), access(3 * MS, 5, 3), access(3 * MS, 2, 2))
     assert (found["faults for read"], found["faults for write"]) == (2, 1)
     assert result.requests["predicted only"] == 1
 
