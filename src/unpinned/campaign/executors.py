@@ -34,10 +34,17 @@ def resolve(function: str) -> Callable[..., Any]:
     return found
 
 
-def call(function: str, version: str, arguments: Mapping[str, Any]) -> Any:
-    """What a worker runs. It must be of the version that asks: other code would give other results."""
+def code_of(function: str) -> str:
+    """What the module of ``module:name`` says about the code that it runs, by its own function ``code``; "" if it has none."""
+    return str(getattr(importlib.import_module(function.partition(":")[0]), "code", str)())
+
+
+def call(function: str, version: str, code: str, arguments: Mapping[str, Any]) -> Any:
+    """What a worker runs. It must have the version and the code that ask: other code would give other results."""
     if version != __version__:
         raise CampaignError(f"this worker has unpinned {__version__}, the campaign is one of {version}")
+    if code != code_of(function):
+        raise CampaignError(f"this worker has other code of unpinned {version} than the campaign ({code_of(function)}, not {code})")
     return resolve(function)(**arguments)
 
 
@@ -126,13 +133,14 @@ class Cluster:
     def results(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, Any]]:
         from distributed import as_completed
 
+        code = code_of(self._function)
         waiting = iter(pieces)
         under_way: dict[Any, int] = {}
         ended = as_completed(loop=self._client.loop, with_results=False, raise_errors=False)
 
         def submit() -> None:
             for index, arguments in waiting:
-                future = self._client.submit(call, self._function, __version__, dict(arguments), pure=False, retries=1)
+                future = self._client.submit(call, self._function, __version__, code, dict(arguments), pure=False, retries=1)
                 under_way[future] = index
                 ended.add(future)
                 return

@@ -73,6 +73,11 @@ class Record:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise RecordError(f"{path}: not the record of a campaign (its first line is to say {FORMAT!r})")
         for key, expected in header.items():
+            if found.get(key) != expected and key == "code":
+                raise RecordError(
+                    f"{path}: begun with other code ({found.get(key)}; this is {expected}), whose results would be mixed with this one's:"
+                    " begin a new record, or go on with the code that began it"
+                )
             if found.get(key) != expected and key == "fingerprint":
                 raise RecordError(f"{path}: of another campaign: begun with other arguments, or a file among them has changed since")
             if found.get(key) != expected:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unpinned import __version__
-from unpinned.campaign.executors import executor
+from unpinned.campaign.executors import code_of, executor
 from unpinned.campaign.progress import Progress
 from unpinned.campaign.record import Record, fingerprint
 
@@ -20,7 +20,8 @@ class Plan:
 
     Args:
         name: of the campaign, for people and for the record's header.
-        function: ``module:name``. Called with each piece as its keyword arguments, in any process; returns plain data.
+        function: ``module:name``. Called with each piece as its keyword arguments, in any process; returns plain data. If the module
+            has a function ``code``, it names the code that computes: all workers must have it, and a record of other code is refused.
         pieces: the arguments of each call, plain data.
         unit: what a piece consists of; units: how many of them each piece has (default: one).
     """
@@ -40,6 +41,7 @@ class Plan:
         return {
             "campaign": self.name,
             "function": self.function,
+            "code": code_of(self.function),
             "pieces": len(self.pieces),
             "fingerprint": fingerprint(self.function, self.pieces),
             "version": __version__,

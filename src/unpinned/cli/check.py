@@ -117,8 +117,8 @@ def _matrix(arguments: argparse.Namespace) -> int:
 
 def _policy(named: str | None) -> Any:
     """The policy of a file; or a ready-made one, by the name that `study` and `replay` have for it, too."""
-    from unpinned.paging.policy import POLICIES, Policy, PolicyError
-    from unpinned.study.policies import STUDY_POLICIES
+    from unpinned.paging.policy import POLICIES, PolicyError
+    from unpinned.study.policies import STUDY_POLICIES, read
 
     if named is None:
         return None
@@ -129,15 +129,7 @@ def _policy(named: str | None) -> Any:
         if named in STUDY_POLICIES:
             raise PolicyError(f"{named}: pinned memory is told of nothing: there is nothing to check")
         raise PolicyError(f"{named}: No such file, nor is it a ready-made policy: {', '.join(ready)}")
-    try:
-        text = Path(named).read_text(encoding="utf-8")
-        if not text.strip():
-            raise PolicyError("the file is empty; expected name, default or causes")
-        return Policy.loads(text)
-    except PolicyError as error:
-        raise PolicyError(f"{named}: {error}") from None
-    except UnicodeDecodeError:
-        raise PolicyError(f"{named}: a policy is TOML or JSON, and text") from None
+    return read(named)
 
 
 def _choices(arguments: argparse.Namespace) -> tuple[Any, Any, Any, str]:

@@ -27,6 +27,7 @@ from numba.core import types
 
 from unpinned.compiled import cache, linking
 from unpinned.compiled.decorator import INTERPRETED
+from unpinned.compiled.interrupts import interrupts_later
 
 ENTRY_POINTS: list[tuple[str, str, str]] = [
     # (module, function, arguments: a letter each, see LETTERS)
@@ -129,11 +130,14 @@ def _alone() -> Iterator[None]:
 
 def _run(entries: list[tuple[str, str, str, str]], count: int, say: Callable[[str], None]) -> list[tuple[float, str]]:
     """Hand *entries* to *count* workers; (seconds, name) of each."""
-    workers = [_Worker(entries) for _ in range(count)]
+    workers: list[_Worker] = []
     waiting = iter(range(len(entries)))
     done: list[tuple[float, str]] = []
     said = time.monotonic()
     try:
+        with interrupts_later():  # or one that is being started would be nobody's
+            for _ in range(count):
+                workers.append(_Worker(entries))
         with selectors.DefaultSelector() as selector:
             for worker in workers:
                 selector.register(worker.answers, selectors.EVENT_READ, worker)
@@ -169,6 +173,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            process_group=0,  # Ctrl-C is ours to hear: `close` ends it, and so does our own end
         )
         assert self.process.stdin and self.process.stdout
         self.orders, self.answers = self.process.stdin, self.process.stdout

@@ -105,6 +105,15 @@ def module_key(module: str) -> str:
     return source_key(module, path)
 
 
+def code(module: str) -> str:
+    """Names what a module of ours does: its source and that of all modules of ours that it imports."""
+    path = _locate(module, _SOURCES)
+    if path is None:
+        raise ModuleNotFoundError(f"no source of {module} below {_SOURCES}", name=module)
+    texts = sorted(_closure(module, path, _SOURCES).items())
+    return hashlib.sha256("".join(f"{name} {text}\n" for name, text in texts).encode()).hexdigest()[:16]
+
+
 @functools.cache  # asked once a kernel, answered once a module: without it, half a second of every import
 def _closure(module: str, path: str, top: Path) -> dict[str, str]:
     """Digests of *path* and of all modules of ours, or of the same package, that it imports: name -> digest."""

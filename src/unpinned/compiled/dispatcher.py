@@ -13,6 +13,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 
 from unpinned.compiled import cache
+from unpinned.compiled.interrupts import interrupts_later
 from unpinned.compiled.linking import Part, Whole
 from unpinned.compiled.pipeline import Pipeline
 
@@ -60,7 +61,7 @@ class Kernel(CPUDispatcher):  # type: ignore[misc]
     def compile(self, signature: Any) -> Any:
         """Something Python can call, for these argument types: compiled, or loaded."""
         arguments, _ = sigutils.normalize_signature(signature)
-        with global_compiler_lock:
+        with global_compiler_lock, interrupts_later():
             if arguments not in self.wholes:
                 self.wholes[arguments] = self._load_whole(arguments) or self._make_whole(arguments)
                 self._insert([each._code for each in arguments], self.wholes[arguments].entry_point, False)
@@ -80,7 +81,7 @@ class Kernel(CPUDispatcher):  # type: ignore[misc]
 
     def part(self, arguments: tuple[Any, ...]) -> CompileResult:
         """The part for these argument types: known, loaded or compiled."""
-        with global_compiler_lock, self._compiling_counter:
+        with global_compiler_lock, self._compiling_counter, interrupts_later():
             if arguments not in self.overloads:
                 result = self._load_part(arguments) or self._make_part(arguments)
                 self.targetctx.insert_user_function(result.entry_point, result.fndesc, [result.library])

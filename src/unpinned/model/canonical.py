@@ -1,8 +1,9 @@
 """Equal situations are equal words: canonical form, packing and the hash.
 
-**Frames** are interchangeable: nothing depends on a frame's number but which free one is taken next, and all free ones are
-alike. So frames are numbered anew in the order in which they are met: page tables, slots, requests, threads, caches, what drivers
-and workers have seen, table entries; then those that are only held or in hand, by their records.
+**Frames** are interchangeable: nothing depends on a frame's number but which free one is taken next, and free ones are alike, but
+for one that a device still remembers. That one is met, hence numbered, hence taken before the others, which is when a use of it shows.
+So frames are numbered anew in the order in which they are met: page tables, slots, requests, threads, caches, what drivers and workers
+have seen, table entries; then those that are only held or in hand, by their records.
 
 **Pages, devices, requests and threads** are interchangeable only where the world does not tell them apart: such permutations of the
 whole world (automorphisms.py finds them, symmetry.py applies them) are tried one by one, and the least packed state stands for all.

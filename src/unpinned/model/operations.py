@@ -15,7 +15,8 @@ START and FINISH are one step per device. The rules, operation by operation (Lin
   (mm/vma.c, mmu_gather). MAP_FIXED maps the new thing in the same call.
 * mremap: start over the old range, entries moved, end; no frame is freed (mm/mremap.c, move_page_tables).
 * MADV_DONTNEED, the OOM reaper: mmap_lock for reading; start, zap, end, free. The reaper may not sleep: refused by anybody, it
-  gives up (mm/oom_kill.c tries ten times, MMU_NOTIFIER_RANGE_BLOCKABLE clear).
+  gives up (mm/oom_kill.c, MMU_NOTIFIER_RANGE_BLOCKABLE clear). The kernel tries ten times with pauses in between: a script has a
+  line for each try.
 * mprotect, fork, soft-dirty: start, entries write-protected (fork: and shared with the child), end.
 * copy on write: the new frame is filled first, then start, the entry replaced if it is still the same, end; the old frame
   loses its reference (mm/memory.c, wp_page_copy). Runs inside whoever faulted, a device's worker included.

@@ -44,11 +44,25 @@ STUDY_POLICIES: Final[dict[str, StudyPolicy]] = {
 }  # fmt: skip
 
 
-def from_file(path: str) -> StudyPolicy:
-    """The user's policy. Raises PolicyError (ValueError) naming file and field, OSError when it cannot be read."""
+def read(path: str) -> Policy:
+    """The policy of a file. Raises PolicyError (ValueError) naming file and field, OSError when it cannot be read."""
     try:
-        table = Policy.loads(Path(path).read_text()).validate(MODEL)
-    except (PolicyError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        if not text.strip():
+            raise PolicyError("the file is empty; expected name, default or causes")
+        return Policy.loads(text)
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from None
+    except UnicodeDecodeError:
+        raise PolicyError(f"{path}: a policy is TOML or JSON, and text") from None
+
+
+def from_file(path: str) -> StudyPolicy:
+    """The user's policy, which the model must be able to keep. Raises as `read`."""
+    table = read(path)
+    try:
+        table.validate(MODEL)
+    except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from None
     if table.name in STUDY_POLICIES:
         raise PolicyError(f"{path}: name: {table.name!r} is taken by a policy that is there ({', '.join(STUDY_POLICIES)})")

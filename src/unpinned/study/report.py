@@ -19,11 +19,15 @@ Row = dict[str, Any]
 
 COLORS: Final = {"pin": "pin", "zap-now": "zap", "by-cause": "cause", "batching": "batch", "blind": "blind"}
 
+USERS: Final = 6  #: so many policies of the user's have colours of their own; every mark has its policy's name besides
+
 STYLE: Final = """
 :root{--bg:#fff;--fg:#1c2230;--dim:#667085;--line:#e4e7ec;--card:#f8f9fb;--bad:#b42318;
---pin:#7b8794;--zap:#d1495b;--cause:#2e86ab;--batch:#0b7a4b;--blind:#b8860b;--user:#7a4fbf}
+--pin:#7b8794;--zap:#d1495b;--cause:#2e86ab;--batch:#0b7a4b;--blind:#b8860b;
+--user0:#7a4fbf;--user1:#e0642f;--user2:#00838f;--user3:#c2379b;--user4:#6b5b3e;--user5:#3949ab}
 @media(prefers-color-scheme:dark){:root{--bg:#14171f;--fg:#e6e9ef;--dim:#98a2b3;--line:#2b303b;--card:#1b1f29;--bad:#ff8a80;
---pin:#98a2b3;--zap:#ff7f8e;--cause:#6cc3e8;--batch:#4fd39a;--blind:#e8c15a;--user:#b99cf0}}
+--pin:#98a2b3;--zap:#ff7f8e;--cause:#6cc3e8;--batch:#4fd39a;--blind:#e8c15a;
+--user0:#b99cf0;--user1:#ff9a6b;--user2:#4dd0e1;--user3:#f48fd0;--user4:#cbb58c;--user5:#9fa8ff}}
 *{box-sizing:border-box}body{background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif;margin:0 auto;
 max-width:1120px;padding:28px 24px 60px}h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:44px 0 4px;
 border-top:1px solid var(--line);padding-top:24px}p{max-width:76ch;margin:6px 0}.dim{color:var(--dim)}code{font-size:13px}
@@ -43,15 +47,21 @@ text{fill:var(--fg);font:11px system-ui,sans-serif}.chart-title{font-size:13px;f
 .dot,.end,.point{fill:currentColor}.ring{fill:var(--bg);stroke:currentColor;stroke-width:1.8}.mark.none{opacity:.35}
 .mark:hover .link{opacity:1}.point{opacity:.85}.mark text.label{fill:var(--fg)}
 .c-pin{color:var(--pin)}.c-zap{color:var(--zap)}.c-cause{color:var(--cause)}.c-batch{color:var(--batch)}.c-blind{color:var(--blind)}
-.c-user{color:var(--user)}table{border-collapse:collapse;font-size:13px;margin-top:12px;width:100%}th,td{padding:3px 8px;
+.c-user0{color:var(--user0)}.c-user1{color:var(--user1)}.c-user2{color:var(--user2)}.c-user3{color:var(--user3)}
+.c-user4{color:var(--user4)}.c-user5{color:var(--user5)}
+table{border-collapse:collapse;font-size:13px;margin-top:12px;width:100%}th,td{padding:3px 8px;
 text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}th{color:var(--dim);font-weight:600;vertical-align:bottom}
 td:first-child,th:first-child{text-align:left}.bad{color:var(--bad);font-weight:600}details{margin-top:10px}summary{cursor:pointer}
 .scroll{overflow-x:auto}
 """
 
 
-def color(policy: str) -> str:
-    return COLORS.get(policy, "user")
+def color(policy: str, policies: Sequence[str]) -> str:
+    """The class of a policy's marks: its own, or one of the user's in the order of `policies`, the names of all in the page."""
+    if policy in COLORS:
+        return COLORS[policy]
+    users = [name for name in dict.fromkeys(policies) if name not in COLORS]
+    return f"user{users.index(policy) % USERS}"
 
 
 def write(
@@ -66,6 +76,9 @@ def page(rows: Sequence[Row], command: str, policies: Sequence[StudyPolicy], hca
     if not rows:
         raise ValueError("a report of no runs")
     merged = merge(rows)
+    names = [*(each.name for each in policies), *(row["policy"] for row in merged)]
+    for row in merged:
+        row["color"] = color(row["policy"], names)
     body = [_head(merged, rows, command), _cards(merged), _legend(policies, hcas), _trade(merged)]
     for workload in dict.fromkeys(row["workload"] for row in merged):
         body.append(_workload(workload, [row for row in merged if row["workload"] == workload]))
@@ -152,7 +165,7 @@ def _legend(policies: Sequence[StudyPolicy], hcas: Sequence[Profile]) -> str:
     items = []
     for policy in policies:
         unsafe = " <b class=bad>unsafe</b>" if policy.unsafe else ""
-        name = f'<i class="c-{color(policy.name)}"></i><b>{escape(policy.name)}</b>'
+        name = f'<i class="c-{color(policy.name, [each.name for each in policies])}"></i><b>{escape(policy.name)}</b>'
         items.append(f"<li>{name}{unsafe} {escape(policy.title)}</li>")
     hca = "".join(f"<li><b>{escape(each.name)}</b> {escape(each.title)}</li>" for each in hcas)
     return f'<div class="two"><div><h3>Policies</h3><ul>{"".join(items)}</ul></div><div><h3>HCAs</h3><ul>{hca}</ul></div></div>'
@@ -182,7 +195,8 @@ def _matrix(cells: Sequence[tuple[Row, float, str, str]], title: str) -> str:
     names = list(dict.fromkeys(row["policy"] for row, *_ in cells))
     found = {(row["workload"], row["profile"], row["policy"]): rest for row, *rest in cells}
     top = "".join(f"<th colspan={len(names)}>{escape(hca)}</th>" for hca in hcas)
-    second = "".join(f'<th class="c-{color(name)} name"><span>{escape(name)}</span></th>' for _ in hcas for name in names)
+    colors = {row["policy"]: row["color"] for row, *_ in cells}
+    second = "".join(f'<th class="c-{colors[name]} name"><span>{escape(name)}</span></th>' for _ in hcas for name in names)
     lines = []
     for workload in dict.fromkeys(row["workload"] for row, *_ in cells):
         tds = []
@@ -214,7 +228,7 @@ def _plot(rows: Sequence[Row], title: str, figures: Sequence[str], names: Sequen
             if row["profile"] == profile:
                 wrong = f"{short(row['violations'])} wrong" if row["violations"] and "latency" in figures[0] else ""
                 values = [row[name] for name in figures]
-                band.lines.append(charts.Line(row["policy"], color(row["policy"]), values, names, wrong))
+                band.lines.append(charts.Line(row["policy"], row["color"], values, names, wrong))
         bands.append(band)
     return charts.range_chart(bands, title=title, unit=unit)
 

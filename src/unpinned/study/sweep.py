@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from unpinned import campaign
+from unpinned.compiled import cache
 from unpinned.paging.policy import MODEL, Policy
 from unpinned.study import policies, profiles, traces
 from unpinned.study import simulate as one
@@ -28,6 +29,11 @@ WHOLE_NS: Final = 3_600_000_000_000
 """Where a recording ends that is run to its end: never met but by one that does not."""
 
 FUNCTION = "unpinned.study.sweep:piece"
+
+
+def code() -> str:
+    """Names the code that simulates."""
+    return cache.code(__name__)
 
 
 def policy_named(word: str) -> StudyPolicy:

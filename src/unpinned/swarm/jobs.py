@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unpinned.campaign import Plan
-from unpinned.compiled import build
+from unpinned.compiled import build, cache
 from unpinned.swarm import cases, engine
 from unpinned.swarm import layout as S
 from unpinned.swarm.cases import Case
@@ -27,6 +27,11 @@ def plan(first: int, count: int, hosts: int, connections: int, settings: Mapping
     ]  # fmt: skip
     sizes = [min(PIECE, first + count - at) for at in starts]
     return Plan("swarm", "unpinned.swarm.jobs:run_range", pieces, "schedules", sizes)
+
+
+def code() -> str:
+    """Names the code that plays: the swarm, and what it drives of `paging` and `hca`."""
+    return cache.code(__name__)
 
 
 def compile_once() -> None:

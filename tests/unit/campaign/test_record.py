@@ -53,6 +53,19 @@ def test_another_s_file_is_refused_and_left_alone(tmp_path, text, says):
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("code", [{"code": "older"}, {}])
+def test_the_record_of_other_code_is_refused_and_left_alone(tmp_path, code):
+    """Its results would pass for this code's: of the same campaign otherwise, or of a time when records did not say."""
+    path = tmp_path / "sums.jsonl"
+    first = Record(path, HEADER | code)
+    first.add(0, 1)
+    first.close()
+    before = path.read_text()
+    with pytest.raises(RecordError, match=r"begun with other code \((older|None); this is newer\).*begin a new record"):
+        Record(path, {"code": "newer", **HEADER})
+    assert path.read_text() == before
+
+
 def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = Record(None, HEADER)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from unpinned import __version__
 from unpinned.campaign import CampaignError, Plan, RecordError, executors, run
 from unpinned.campaign.executors import Here, executor
 
@@ -53,6 +54,22 @@ def test_here_every_piece_has_its_result(module):
 def test_a_piece_that_fails_is_named(module):
     with pytest.raises(CampaignError, match=r"piece 1 .*negative"):
         run(plan(module, [1, -1, 2]), workers=1, show=False)
+
+
+def test_a_record_and_workers_of_other_code_are_refused(module, tmp_path, monkeypatch):
+    """Half of a campaign would be of one code, half of another."""
+    import some_pieces
+
+    path, whole = tmp_path / "record", plan(module, range(3))
+    monkeypatch.setattr(some_pieces, "code", lambda: "older", raising=False)
+    run(whole, workers=1, file=path, stop=lambda result: True, show=False)
+    assert run(whole, workers=1, file=path, show=False).resumed == 1
+    monkeypatch.setattr(some_pieces, "code", lambda: "newer")
+    with pytest.raises(RecordError, match=r"begun with other code \(older; this is newer\)"):
+        run(whole, workers=1, file=path, show=False)
+    with pytest.raises(CampaignError, match=r"other code of unpinned .* \(newer, not older\)"):
+        executors.call(module, __version__, "older", {"x": 1})
+    assert executors.call(module, __version__, "newer", {"x": 3})["square"] == 9
 
 
 def test_stop_ends_it_and_a_second_run_does_the_rest(module, tmp_path):

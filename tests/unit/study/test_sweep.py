@@ -1,6 +1,7 @@
 """Sweeps, their files, the table and the page."""
 
 import csv
+import dataclasses
 import json
 import re
 from xml.etree import ElementTree
@@ -49,6 +50,21 @@ def test_the_table_fits_a_terminal_and_shows_every_column(rows):
     head = next(line for line in lines if line.startswith("policy"))
     assert head.split() == ["policy", *(below for _, below, _ in COLUMNS)]
     assert [line.split()[0] for line in lines if "UNSAFE" in line] == ["blind"]
+
+
+def test_policies_of_the_user_have_colours_of_their_own_everywhere(rows):
+    """In the legend, in the table at a glance and in each plot the same."""
+    mine = [dataclasses.replace(POLICIES[1], name=f"mine-{i}") for i in range(4)]
+    more = [{**row, "policy": policy.name} for row in rows if row["policy"] == "zap-now" for policy in mine]
+    more += [row for row in rows if row["policy"] == "pin"]
+    page = report.page(more, "", [*POLICIES, *mine], HCAS)
+    for i in range(4):
+        assert f'<i class="c-user{i}"></i><b>mine-{i}</b>' in page
+        assert f'<th class="c-user{i} name"><span>mine-{i}</span>' in page
+        marks = re.findall(r'<g class="mark c-([^\s"]+)[^>]*><title>mine-(\d)', page)
+        assert {tint for tint, which in marks if which == str(i)} == {f"user{i}"}
+    tints = re.findall(r"--user\d:(#\w+)", page)
+    assert len(tints) == 2 * report.USERS == len(set(tints)), "light and dark"
 
 
 def test_the_page_is_self_contained_and_its_plots_are_well_formed(rows):
