@@ -68,7 +68,7 @@ class Exchange:
 
     def __init__(self, world: World, found: Automorphism) -> None:
         self.world, self.found = world, found
-        self.search = Search(world, Limits(states=16), liveness=True)  # it renames frames, and nothing else
+        self.search = Search(world, Limits(states=16), exchange=False)  # it renames frames, and nothing else
         self.table = symmetry_table([found])
 
     def of(self, w: Block) -> Block:

@@ -35,7 +35,7 @@ C_INDEX: Final = 4  #: state words; their number is a multiple of 4
 C_RING: Final = 6  #: packed states, C_STRIDE words each, C_RING_MASK + 1 of them
 C_TABLE: Final = 8  #: (hash, hash, state + 1) per slot, C_TABLE_MASK + 1 slots
 C_PARENT: Final = 10  #: per state: parent << 16 | actor
-C_EDGES: Final = 12  #: target << 24 | completed << 8 | actor; none if their length is 0
+C_EDGES: Final = 12  #: target << 32 | C_RENAMED << 24 | completed << 8 | actor; none if their length is 0
 C_FIRST: Final = 14  #: per state: its first edge
 C_PENDING: Final = 16  #: per state: who is not done
 C_SCRATCH: Final = 18  #: renaming; then two packed states and a hash
@@ -62,7 +62,8 @@ C_COMMAND: Final = 41
 C_ARGUMENT: Final = 42
 C_BAD: Final = 43  #: a value did not fit into 16 bits
 C_UNLIKE: Final = 44  #: see UNLIKE
-CONTROL_WORDS: Final = 45
+C_RENAMED: Final = 45  #: what brought the last state into canonical form: 0, or 1 + the automorphism of C_SYMMETRY
+CONTROL_WORDS: Final = 46
 
 GO_ON: Final = 0  #: the chunk is over
 FINISHED: Final = 1
@@ -139,11 +140,15 @@ def canonical(c: Block, w: Block) -> int:
             rename_frames(permuted, scratch)
             c[C_BAD] |= pack(permuted, index, c[C_INDEX + 1], scratch, other)
             if g == 0 or same(scratch, other, best, stride) < 0:
+                c[C_RENAMED] = g + 1
                 for i in range(stride):
                     scratch[best + i] = scratch[other + i]
         rename_frames(w, scratch)
         c[C_BAD] |= pack(w, index, c[C_INDEX + 1], scratch, other)
-        return other if same(scratch, other, best, stride) < 0 else best
+        if same(scratch, other, best, stride) > 0:
+            return best
+        c[C_RENAMED] = 0
+        return other
     if c[C_REDUCE]:
         rename_frames(w, scratch)
     c[C_BAD] |= pack(w, index, c[C_INDEX + 1], scratch, best)
@@ -228,7 +233,7 @@ def expand(c: Block, state: int) -> int:
         if target < 0:
             return FULL_STATES
         if c[C_EDGES + 1]:
-            edges[edge] = target << 24 | (w[M.W_COMPLETED] & 0xFFFF) << 8 | actor
+            edges[edge] = target << 32 | c[C_RENAMED] << 24 | (w[M.W_COMPLETED] & 0xFFFF) << 8 | actor
             edge += 1
         copy_words(w, base, first, end)
     c[C_TRANSITIONS] += made

@@ -20,7 +20,8 @@ from unpinned.model import interleavings as E
 from unpinned.model import layout as M
 from unpinned.model import properties
 from unpinned.model.automorphisms import automorphisms
-from unpinned.model.fairness import find_livelock
+from unpinned.model.group import NAMES_MAX, Group
+from unpinned.model.livelock import find_livelock, node_bytes
 from unpinned.model.narration import Step, actor_name, narrate
 from unpinned.model.symmetry import symmetry_table
 from unpinned.model.world import World, WorldError, state_words
@@ -88,9 +89,11 @@ class Search:
         self.start = world.build()
         self.index = state_words(self.start)
         self.stride = len(self.index) // 4
-        symmetry = symmetry_table(automorphisms(world) if reduce and exchange and not liveness else [])
-        threads = len(world.threads) + world.devices
-        self.actors = threads * world.devices + len(world.requests) + 3 * world.devices
+        found = automorphisms(world) if reduce and exchange else []
+        if liveness and len(found) >= NAMES_MAX:
+            found = []  # an edge has no room for them
+        self.group = Group(world, found)
+        self.actors = self.group.actors
         states = limits.states
         edges = states * 6 if liveness else 0
         ring = 1 << max(10, (states - 1).bit_length())
@@ -108,7 +111,7 @@ class Search:
             E.C_PENDING: np.empty(states + 1 if liveness else 0, np.int64),
             E.C_SCRATCH: np.zeros(frames * (2 + int(self.start[M.W_FRAME_WORDS])) + 2 + 2 * self.stride, np.int64),
             E.C_PERMUTED: self.start.copy(),
-            E.C_SYMMETRY: symmetry,
+            E.C_SYMMETRY: symmetry_table(found),
         }
         self.c = np.zeros(E.CONTROL_WORDS, np.int64)
         for word, block in self.blocks.items():
@@ -167,11 +170,11 @@ class Search:
         np.copyto(self.blocks[E.C_WORLD], w)
         return self.blocks[E.C_WORLD].copy() if self.call(E.STEP, actor) else None
 
-    def representative(self, w: Any) -> Any:
-        """The state that stands for w in the search, unpacked."""
+    def representative(self, w: Any) -> tuple[Any, int]:
+        """The state that stands for w in the search, unpacked, and which element of the group makes it of w."""
         np.copyto(self.blocks[E.C_WORLD], w)
         at = self.call(E.CANONICAL)
-        return self.unpacked(self.blocks[E.C_SCRATCH][at : at + self.stride])
+        return self.unpacked(self.blocks[E.C_SCRATCH][at : at + self.stride]), int(self.c[E.C_RENAMED])
 
     def unpacked(self, packed: Any) -> Any:
         """The world whose packed state this is."""
@@ -182,22 +185,25 @@ class Search:
             p[p[P.COUNTERS] + P.SEQUENCE] = p[P.ACTIVE_COUNT] > 0
         return made
 
-    def real(self, path: Sequence[int]) -> list[int]:
-        """The same way with nothing renamed on it: which actor of the real world makes each step."""
-        w, stands = self.start.copy(), self.representative(self.start)
+    def real(self, path: Sequence[int], names: int = 0) -> tuple[list[int], int]:
+        """The same way with nothing renamed on it, and the names at its end, as an element of the group.
+
+        Who makes each step in the real world is who makes it in the search, under the names that were given until then. With other `names`
+        to begin with it is another way, just as real: the first state is its own image.
+        """
+        w = self.start.copy()
+        stands, renamed = self.representative(w)
+        names = int(self.group.after[names, renamed])
         numbers = []
         for actor in path:
-            after = self.step(stands, actor)
-            goal = self.key(after)
-            for number in sorted(range(self.actors), key=lambda n: n != actor):
-                made = self.step(w, number)
-                if made is not None and self.key(made) == goal:
-                    break
-            else:
+            number = self.group.actor(names, stands, actor)
+            w, after = self.step(w, number), self.step(stands, actor)
+            if w is None or self.key(w) != self.key(after):
                 raise AssertionError("a step of the reduced search has no counterpart: the symmetry is wrong")
             numbers.append(number)
-            w, stands = made, self.representative(after)
-        return numbers
+            stands, renamed = self.representative(after)
+            names = int(self.group.after[names, renamed])
+        return numbers, names
 
     def last(self, path: Sequence[int], which: int) -> int:
         """The actor whose step breaks property `which` after this way."""
@@ -225,7 +231,8 @@ def estimate(world: World, limits: Limits | None = None, *, liveness: bool = Tru
     limits = limits or Limits()
     stride = len(state_words(world.build())) // 4
     table = 24 * (1 << (2 * limits.states - 1).bit_length())
-    return limits.states * (8 * stride + 8 + 16 * liveness + 48 * liveness) + table * 3 // 2
+    kept = 64 + node_bytes(Group(world, automorphisms(world))) if liveness else 0
+    return limits.states * (8 * stride + 8 + kept) + table * 3 // 2
 
 
 def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, liveness: bool = True) -> Result:
@@ -234,7 +241,7 @@ def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, 
     Args:
         world: what is explored.
         limits: where the search is cut.
-        reduce: explore one state for all that differ in names of frames (and, without liveness, of equal devices and pages) only.
+        reduce: explore one state for all that differ in names of frames, and of equal devices, pages, requests and threads, only.
         liveness: also look for fair cycles without progress; needs the edges in memory.
 
     Raises:
@@ -266,7 +273,7 @@ def explore(world: World, limits: Limits | None = None, *, reduce: bool = True, 
         verdict, which = UNSAFE, properties.NAMES[number]
         message = properties.MEANINGS[which]
         actor = int(c[E.C_ACTOR])
-        numbers = search.real(search.path(int(c[E.C_STATE])))
+        numbers, _ = search.real(search.path(int(c[E.C_STATE])))
         if actor >= 0:
             numbers.append(search.last(numbers, number))
         if number == properties.DEADLOCK:
