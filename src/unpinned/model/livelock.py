@@ -16,6 +16,7 @@ import numpy as np
 from unpinned.model import interleavings as E
 from unpinned.model.fairness import fair_part, fairness_table
 from unpinned.model.group import Group
+from unpinned.model.layout import Block
 
 if TYPE_CHECKING:
     from unpinned.model.search import Search
@@ -45,7 +46,8 @@ def find_livelock(search: Search) -> tuple[int, list[int], list[int]] | None:
         order = np.zeros(2 * nodes + 2, np.int64)
         size = int(fair_part(search.c, np.zeros(3 * nodes, np.int64), order, fairness_table(group, orbit)))
         if size:
-            part = Part(search, orbit, {int(node) for node in order[:size]})
+            graph = search.blocks[E.C_EDGES], search.blocks[E.C_FIRST]
+            part = Part(group, graph, orbit, {int(node) for node in order[:size]})
             entry = min(part.nodes)
             stem = search.path(entry >> part.shift)
             _, names = search.real(stem)
@@ -57,13 +59,13 @@ def find_livelock(search: Search) -> tuple[int, list[int], list[int]] | None:
 
 
 class Part:
-    """A strongly connected part of the graph for one orbit of parties."""
+    """A strongly connected part of the graph for one orbit of parties. graph: the search's edges, and the first one of each state."""
 
-    def __init__(self, search: Search, orbit: Sequence[int], nodes: set[int]) -> None:
-        self.group, self.orbit, self.nodes = search.group, orbit, nodes
+    def __init__(self, group: Group, graph: tuple[Block, Block], orbit: Sequence[int], nodes: set[int]) -> None:
+        self.group, self.orbit, self.nodes = group, orbit, nodes
         self.shift = (len(orbit) - 1).bit_length()
         self.mask = (1 << self.shift) - 1
-        self._edges, self._first = search.blocks[E.C_EDGES], search.blocks[E.C_FIRST]
+        self._edges, self._first = graph
 
     def edges(self, at: Place) -> list[int]:
         """All that the search kept of the place's state."""
