@@ -178,9 +178,8 @@ def moved(script: tuple[Op, ...]) -> tuple[Op, ...]:
 def alike(draw: st.DrawFn) -> World:
     """A world with something in it twice: on the same page, on the other page, or on the other device."""
     script, asked, kind = draw(SCRIPTS), draw(REQUESTS), draw(st.sampled_from(("same", "page", "device")))
-    other = {
-        "same": asked, "page": dataclasses.replace(asked, start=1 - asked.start), "device": dataclasses.replace(asked, device=1 - asked.device)
-    }[kind]  # fmt: skip
+    elsewhere = {"same": {}, "page": {"start": 1 - asked.start}, "device": {"device": 1 - asked.device}}[kind]
+    other = dataclasses.replace(asked, **elsewhere)
     twice = draw(st.booleans())
     threads = (script, moved(script) if kind == "page" else script) if twice else (script,)
     more = (Request("READ", repeat=draw(st.sampled_from((0, -1)))),) if draw(st.booleans()) else ()

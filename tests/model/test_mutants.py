@@ -43,7 +43,7 @@ PINNED: dict[str, tuple[int, int, int]] = {
     "discard-deferred": (518, 1_067, 24),
     "discard-bounded": (2_478, 5_510, 47),
     "discard-two-pages": (3_975, 8_948, 41),
-    "two-devices": (5_740, 15_966, 37),
+    "two-devices": (2_920, 8_123, 37),
 }
 
 

@@ -68,7 +68,7 @@ class Span:
 class Trace:
     """A shortest way to a violation. `loop`: the number of the event where the cycle begins, if it is one (-1: not).
 
-    A cycle is a short one, not the shortest: it goes round once and lets everybody act who acts in it.
+    A cycle is a short one, not the shortest: everybody acts in it who can in its part of the graph, and nobody else is able all the time.
     """
 
     title: str

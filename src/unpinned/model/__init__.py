@@ -9,7 +9,8 @@
   `worker` who brings pages in for its faults.
 * `properties`  the invariants as they apply here; `canonical`, `symmetry`: equal situations are equal words; `automorphisms`: what
   a world does not tell apart; `page_names`: all that names a page.
-* `interleavings` all of them, in compiled code; `fairness` the livelocks in them; `search` what Python calls.
+* `interleavings` all of them, in compiled code; `search` what Python calls.
+* `fairness` the livelocks in them, `livelock` one as a trace; `group`: who is whose image, where things are exchanged.
 * `world`       small worlds as data; `narration` a step in words.
 
 May import NumPy, numba through `unpinned.compiled`, `paging`, `hca` and `wire`; not `host` or above. The protocol is not

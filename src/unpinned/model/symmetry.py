@@ -1,7 +1,7 @@
 """Automorphisms: permutations of a world's pages, devices, requests and threads that leave it as it is (automorphisms.py).
 
 The explorer applies each to a state and keeps the least result, so states that differ only in which of two equal devices did
-what, or to which of two equal pages, are one state.
+what, or to which of two equal pages, are one state. Which one it was is noted with every edge: fairness.py needs it.
 
 That steps agree with it rests on one thing besides: which frame is taken next must not depend on names. `remembered` says where it does.
 
