@@ -45,7 +45,7 @@ T_AFTER = 7  #: for each h and g: h after g^-1
 T_ACTS = 8  #: for each element and actor the bit of the fair actor under its names
 T_IMAGE = 9  #: for each element and fair actor whose image it is
 T_ALIKE = 10  #: scratch, a word per fair actor: its K-orbit
-T_SEEN = 11  #: scratch, a word per element
+T_SEEN = 11  #: scratch, a word per element: is it one of K? (That of the identity: is any other?)
 T_WORDS = 12
 
 NAME_BITS = 8  #: of a node's third word: names below its next edge
@@ -62,7 +62,7 @@ def fairness_table(group: Group, orbit: Sequence[int]) -> Block:
         T_AFTER: group.after.ravel().tolist(),
         T_ACTS: [1 << group.fair_actor(g, a) for g in elements for a in actors],
         T_IMAGE: [group.fair_actor(g, a) for g in elements for a in once],
-        T_ALIKE: [0] * len(fair),
+        T_ALIKE: list(fair),
         T_SEEN: [0] * group.size,
     }
     words = [(len(orbit) - 1).bit_length(), len(orbit), group.size, group.actors, len(fair), *(0 for _ in parts)]
@@ -78,10 +78,12 @@ def fairness_table(group: Group, orbit: Sequence[int]) -> Block:
 @kernel
 def follow(pending: Block, t: Block, edge: int, which: int) -> int:
     """The node to which an edge leads from one where the party is `which` of the orbit; -1: it completes something, or is done there."""
+    target = edge >> 32
     if edge >> 8 & t[t[T_BITS] + which]:
         return -1
+    if t[T_SIZE] == 1:
+        return target if pending[target] & t[t[T_BITS]] else -1
     to = t[t[T_MOVE] + (edge >> 24 & 0xFF) * t[T_ORBIT] + which]
-    target = edge >> 32
     return target << t[T_SHIFT] | to if pending[target] & t[t[T_BITS] + to] else -1
 
 
@@ -164,7 +166,9 @@ def is_fair(c: Block, n: Block, order: Block, t: Block, begin: int, end: int) ->
     first = words_at(c[E.C_FIRST], c[E.C_FIRST + 1])
     pending = words_at(c[E.C_PENDING], c[E.C_PENDING + 1])
     low = n[3 * order[begin]]  # the part's nodes are those on the stack from here on
-    tell_apart(t)
+    if t[t[T_SEEN]]:
+        tell_apart(t)
+    alone = t[T_SIZE] == 1
     acts = 0
     always = -1
     for i in range(begin, end):
@@ -179,8 +183,9 @@ def is_fair(c: Block, n: Block, order: Block, t: Block, begin: int, end: int) ->
             target = follow(pending, t, edge, node & ((1 << t[T_SHIFT]) - 1))
             if target >= 0 and n[3 * target] >= low:
                 acts |= bit
-                other = n[3 * target + 2] & NAME_MASK
-                take_for_one(t, t[t[T_AFTER] + renamed(t, names, edge) * t[T_SIZE] + other])
+                if not alone:
+                    other = n[3 * target + 2] & NAME_MASK
+                    take_for_one(t, t[t[T_AFTER] + renamed(t, names, edge) * t[T_SIZE] + other])
         always &= able
     return 1 if acts and starved(t, always, acts) == 0 else 0
 
@@ -203,6 +208,7 @@ def take_for_one(t: Block, k: int) -> int:
     """Element k is one of the part's K: actors that it exchanges are in one orbit."""
     if k == 0 or t[t[T_SEEN] + k]:
         return 0
+    t[t[T_SEEN]] = 1
     t[t[T_SEEN] + k] = 1
     alike = t[T_ALIKE]
     for i in range(t[T_FAIR]):

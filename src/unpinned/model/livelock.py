@@ -41,10 +41,13 @@ def node_bytes(group: Group) -> int:
 def find_livelock(search: Search) -> tuple[int, list[int], list[int]] | None:
     """(party, way to the cycle, cycle) as actor numbers of the real world, or None. Of parties that are alike the first is named."""
     group = search.group
+    n, order = np.empty((2, 0), np.int64)
     for orbit in group.orbits():
         nodes = int(search.c[E.C_STATES]) << (len(orbit) - 1).bit_length()
-        order = np.zeros(2 * nodes + 2, np.int64)
-        size = int(fair_part(search.c, np.zeros(3 * nodes, np.int64), order, fairness_table(group, orbit)))
+        if len(n) < 3 * nodes:
+            n, order = np.empty(3 * nodes, np.int64), np.empty(2 * nodes + 2, np.int64)
+        n[: 3 * nodes] = 0
+        size = int(fair_part(search.c, n, order, fairness_table(group, orbit)))
         if size:
             graph = search.blocks[E.C_EDGES], search.blocks[E.C_FIRST]
             part = Part(group, graph, orbit, {int(node) for node in order[:size]})
