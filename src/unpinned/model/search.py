@@ -11,6 +11,7 @@ import builtins
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -72,6 +73,7 @@ class ReplayError(ValueError):
     """A trace that does not fit its world: names the step and the reason."""
 
 
+@cache  # looking for what is compiled takes longer than a small world
 def prepare() -> None:
     """Compile the explorer, once (a line on stderr when there is something to do)."""
     build.ensure(ENTRIES)
