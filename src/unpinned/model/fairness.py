@@ -8,11 +8,12 @@ so looking at the maximal parts is exact. They are found by Tarjan's algorithm, 
 
 **Where devices and pages are exchanged** an edge says by which automorphism (group.py), and the graph is one of pairs: a state and who the
 party is there, one of its orbit. With every pair that it finds the search notes the names under which it came there, and who acts or is
-able is looked at under these. (After Emerson and Sistla, *Utilizing symmetry when model-checking under fairness assumptions*, 1997.)
+able is looked at under these. (After Emerson and Sistla, "Utilizing symmetry when model-checking under fairness assumptions: an
+automata-theoretic approach", 1997.)
 
 * Two ways to one pair may differ in names, by a permutation k of the world that leaves the party where it is. All k of the edges inside a
-  part generate a group K. The part stands for as many of the full search as there are cosets of K; each has all pairs, every one under
-  all names k(h), h the one that was noted. So an actor acts in it if one of its K-orbit does under the names that were noted,
+  part generate a group K. Of the full search the part stands for one part or several, alike: in each is every pair, under all names
+  k after h, where h are those that were noted. So an actor acts in it if one of its K-orbit does under the names that were noted,
   and is unable somewhere in it if one of these is.
 * So the part is unfair only if all actors of some K-orbit are always able, and none of them ever acts. Without K a
   fair part could be taken for an unfair one: of two requests that are exchanged on every round each makes a step on every other.
