@@ -9,6 +9,7 @@ import numpy as np
 
 from unpinned.model import layout as M
 from unpinned.model.automorphisms import Automorphism, automorphisms
+from unpinned.model.group import Group
 from unpinned.model.interleavings import C_RING, C_STATES
 from unpinned.model.layout import Block
 from unpinned.model.search import Limits, Search
@@ -70,6 +71,7 @@ class Exchange:
         self.world, self.found = world, found
         self.search = Search(world, Limits(states=16), exchange=False)  # it renames frames, and nothing else
         self.table = symmetry_table([found])
+        self.group = Group(world, [found])
 
     def of(self, w: Block) -> Block:
         """The state under the new names."""
@@ -78,25 +80,13 @@ class Exchange:
         return made
 
     def actor(self, w: Block, number: int) -> int:
-        """Who makes the step that actor `number` makes, under the new names. (A thread turns to a device only when it notifies.)"""
-        devices, cpus, requests = self.world.devices, len(self.world.threads), len(self.world.requests)
-        threads = (cpus + devices) * devices
-        if number < threads:
-            t, d = divmod(number, devices)
-            other = self.found.threads[t] if t < cpus else cpus + self.found.devices[t - cpus]
-            a = int(w[M.W_THREAD] + t * w[M.W_THREAD_WORDS])
-            notifies = w[a + M.T_OP] and w[a + M.T_PHASE] in (M.PHASE_START, M.PHASE_FINISH)
-            return other * devices + (self.found.devices[d] if notifies else d)
-        if number < threads + requests:
-            return threads + self.found.requests[number - threads]
-        d, kind = divmod(number - threads - requests, 3)
-        return threads + requests + 3 * self.found.devices[d] + kind
+        """Who makes the step that actor `number` makes, under the new names."""
+        return self.group.actor(1, w, number)
 
     def parties(self, bits: int) -> int:
         """Bits of threads and requests under the new names."""
-        cpus, threads = len(self.world.threads), len(self.world.threads) + self.world.devices
-        names = [*self.found.threads, *(cpus + d for d in self.found.devices), *(threads + r for r in self.found.requests)]
-        return sum(1 << new for old, new in enumerate(names) if bits >> old & 1)
+        parties = range(self.group.threads + self.group.requests)
+        return sum(1 << self.group.party(1, party) for party in parties if bits >> party & 1)
 
     def disagreements(self, w: Block, renamed: Callable[[Block], Block] | None = None) -> Iterator[str]:
         """Actors whose step from w is another one under the new names. `renamed`: in place of `of`."""

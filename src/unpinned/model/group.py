@@ -27,7 +27,7 @@ NAMES_MAX: Final = 256  #: elements of a group that an edge has room for
 
 
 class Group:
-    """The identity and `found`, which must be all automorphisms of the world, or none."""
+    """The identity and `found`: all automorphisms of the world or none, where `after` is asked for."""
 
     def __init__(self, world: World, found: Sequence[Automorphism] = ()) -> None:
         self.cpus, self.devices, self.requests = len(world.threads), world.devices, len(world.requests)
