@@ -250,6 +250,19 @@ def _file(kind: str, folder: Path) -> int:
     return fd
 
 
+def huge_bytes(address: int) -> int:
+    """How much of the mapping that begins at *address*, or has it inside, is huge pages of private memory."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if "-" in first and rest and not first.endswith(":"):
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = low <= address < high
+        elif inside and first == "AnonHugePages:":
+            return 1024 * int(rest[0])
+    return 0
+
+
 class Filler:
     """The mapping that comes after: a private one of a file full of OTHER, so that it is full from its first moment on."""
 

@@ -1,9 +1,7 @@
-"""Memory that goes away again and again, or comes late: storms, replacements under fire, slow pages, a small cgroup."""
+"""Memory that is replaced under fire, that comes late, or of which there is little: slow pages, a small cgroup."""
 
 import mmap
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,21 +14,9 @@ from support import Missing, mmu
 from support.file_server import PIECE, FileServer, write_uncached
 from support.mmu import Filler
 from support.mmu_actions import (
-    ACTIONS,
-    REACHED,
-    Action,
-    Outcome,
-    events,
-    forked,
-    lost,
-    outcome,
-    restore,
-    targets,
     wait_for,
 )
-from support.mmu_owner import Owner, fire, invalidations, judge_lanes, judge_others, judge_words, link
-from support.mmu_peer import Peer
-from support.python import run_python
+from support.mmu_owner import link
 from support.slow_pages import SlowPages, slow_pages
 from support.verbs import ALL, PATIENCE, End, connect, nonzero
 from unpinned import verbs as v
@@ -41,126 +27,10 @@ pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 PAGE, SIZE = mmu.PAGE, mmu.SIZE
 STRAY_SECONDS = float(os.environ.get("UNPINNED_STRAY_SECONDS", "1"))
 """How long each kind of memory is replaced under fire."""
-GIL_ROUNDS = int(os.environ.get("UNPINNED_GIL_ROUNDS", "2000"))
 HELD_SECONDS = 0.5
 """How long a slow page is slow."""
 HORIZON_SECONDS = 1.5e-9 * HORIZON_NS
 """After so long the device looks again whether a page is there."""
-
-
-@pytest.fixture
-def owner() -> Iterator[Owner]:
-    opened = Owner.open()
-    yield opened
-    opened.context.close()
-
-
-@pytest.fixture(scope="module")
-def peer() -> Iterator[Peer]:
-    opened = Peer()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def busy_neighbour() -> Iterator[None]:
-    """Processes that have nothing to do with us and never stop, one for each processor."""
-    spinners = [subprocess.Popen([sys.executable, "-SEc", "while True: pass"]) for _ in os.sched_getaffinity(0)]
-    yield
-    for spinner in spinners:
-        spinner.kill()
-        spinner.wait()
-
-
-# ---- storms --------------------------------------------------------------------------------------------------------
-
-
-def test_munmap_by_a_thread_that_holds_the_gil(owner, peer, tmp_path):
-    """The notifier needs no GIL, or the first of thousands would never return."""
-    base = mmu.map_anew(GIL_ROUNDS * PAGE, 0x22)
-    mmu.words_at(base, GIL_ROUNDS * PAGE)[::512] = 1
-    with mmu.memory("owned", owner.pd, tmp_path) as memory, v.MR(owner.pd, GIL_ROUNDS * PAGE, ALL, address=base) as mr:
-        with fire(owner, peer, memory, 1) as found:
-            seen = owner.context.counters()["rx_packets"]
-            for page in reversed(range(GIL_ROUNDS)):
-                mmu.unmap(base + page * PAGE, PAGE)
-            assert owner.context.counters()["rx_packets"] > seen
-        assert mr.counters["invalidations_unmap"] == mr.counters["revoked"] == GIL_ROUNDS
-        assert found.ours["halts"] > 0 and invalidations(memory) == {}
-        judge_lanes(memory, found, mmu.LANES)
-        judge_words(memory, found, [], [])
-
-
-STORMS = {
-    "munmap": "private", "move": "private", "discard": "private", "remove": "memfd", "page_out": "file",
-    "protect_read": "private", "fork": "private", "truncate": "memfd",
-}  # fmt: skip
-FORKS = 4
-
-
-@pytest.mark.parametrize("name", STORMS)
-def test_a_storm_of_events_beside_a_busy_neighbour(name, owner, peer, tmp_path, busy_neighbour):
-    """Page by page what the matrix does to a range at once, by a process that gets half a processor at best."""
-    kind = STORMS[name]
-    action = next(action for action in ACTIONS if action.name == name)
-    what = outcome(action, kind)
-    zeroed = list(targets(action)) if what in (Outcome.ZEROED, Outcome.CUT) else []
-    newest = FORKS if action.rewrites else 0
-    with ExitStack() as stack:
-        memory = stack.enter_context(mmu.memory(kind, owner.pd, tmp_path))
-        other = Filler()
-        stack.callback(other.close)
-        with fire(owner, peer, memory, 1, zeroed, newest) as found:
-            strikes = storm(action, memory, other, owner)
-        judge_lanes(memory, found, REACHED[what])
-        judge_others(memory, other, {})
-        restore(action, memory)
-        judge_words(memory, found, lost(action, memory), zeroed, newest)
-        assert invalidations(memory) == dict.fromkeys(events(action, kind), strikes)
-
-
-def storm(action: Action, memory: mmu.Memory, other: Filler, owner: Owner) -> int:
-    """Strike page after page, the last first (a truncation goes that way), with packets flowing; how many strikes that were."""
-    if action.rewrites:
-        for _ in range(FORKS):
-            owner.packets_flow()
-            with forked(memory) as child:
-                action.strike(memory, other, 0, SIZE)
-                owner.packets_flow()
-            assert child() == 0, "the child's private memory changed"
-        return FORKS
-    strikes = 0
-    for low, high in targets(action):
-        owner.packets_flow()
-        for page in reversed(range(low, high, PAGE)):
-            action.strike(memory, other, page, page + PAGE)
-            strikes += 1
-    return strikes
-
-
-AT_ONCE = """
-import ctypes, mmap, os, signal, sys
-from unpinned import verbs as v
-with v.Context():
-    pass  # the kernels are loaded
-python = ctypes.PyDLL(None)  # its calls hold the GIL
-python.mmap.restype = ctypes.c_void_p
-python.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-base = python.mmap(None, 1 << 20, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-signal.alarm(20)
-sys.setswitchinterval(1000)
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # and who is started by it: none of them runs before it sleeps
-with v.Context() as context, v.PD(context) as pd, v.MR(pd, 1 << 20, v.IBV_ACCESS_ON_DEMAND, address=base) as mr:
-    assert mr.unnotified == ""
-    assert python.munmap(base, 1 << 20) == 0
-    print(context.counters()["halts"])
-"""
-
-
-def test_memory_that_is_registered_and_unmapped_at_once(root):
-    """The notifier's thread needs the GIL to begin. An munmap that holds it, before, would wait for ever."""
-    assert int(run_python(AT_ONCE)) >= 1
 
 
 # ---- replaced under fire ---------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ ENTRY_POINTS: list[tuple[str, str, str]] = [
     ("unpinned.host.control", "break_qp", "wi"),
     ("unpinned.host.control", "clear_cq", "wi"),
     ("unpinned.host.control", "arm_cq", "wii"),
+    ("unpinned.host.control", "resize_cq", "wiw"),
     ("unpinned.host.control", "open_region", "wiw"),
     ("unpinned.host.control", "revoke_regions", "wi"),
     ("unpinned.host.control", "close_region", "wiiii"),

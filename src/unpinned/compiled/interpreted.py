@@ -195,7 +195,8 @@ def put_le32(b: Any, o: int, value: int) -> int:
     return _put(b, o, value, 4, "little")
 
 
-_stack = [(ctypes.c_int64 * 64)() for _ in range(64)]
+STACK_WORDS = 64
+_stack = [(ctypes.c_int64 * STACK_WORDS)() for _ in range(64)]
 _depth = 0
 
 
@@ -204,8 +205,10 @@ def prefetch(array: Any, index: int) -> int:
 
 
 def stack_words(count: int) -> int:
-    """A place among 64 that are used in turn: enough for kernels that call a few levels deep."""
+    """A place among 64 that are used in turn: enough for kernels that call a few levels deep. IndexError for more words than it has."""
     global _depth
+    if not 0 < count <= STACK_WORDS:
+        raise IndexError(f"stack_words({count}): a place has 1 to {STACK_WORDS}")
     _depth = (_depth + 1) % len(_stack)
     ctypes.memset(_stack[_depth], 0, 8 * count)
     return ctypes.addressof(_stack[_depth])

@@ -36,10 +36,15 @@ class Tables:
         self.free_cqs = list(range(int(self.h[L.H_CQ_COUNT]) - 1, -1, -1))
 
 
+def cq_depth(entries: int) -> int:
+    """Entries of a completion queue that holds at least so many."""
+    return 1 << max(3, (entries - 1).bit_length())
+
+
 def add_cq(t: Tables, depth: int, fd: int = -1) -> int:
     """Open a completion queue of at least ``depth`` entries; its record."""
     h = t.h
-    depth = 1 << max(3, (depth - 1).bit_length())
+    depth = cq_depth(depth)
     if not t.free_cqs:
         raise OSError(errno.ENOMEM, "the device has no free completion queue")
     ring = t.rings.take(depth * L.CQE_WORDS)

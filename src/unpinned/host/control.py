@@ -166,6 +166,28 @@ def clear_cq(e, cq):
 
 
 @kernel
+def resize_cq(e, cq, s):
+    """Move a completion queue into the ring of s[1] entries at s[0], what waits in it included; s becomes the old ring and its
+    entries. NOT_NOW, and nothing is changed, where more completions wait than s[2].
+    """
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    lock(e, E.E_LOCK)
+    result = NOT_NOW
+    old, mask = h[cq + L.CQ_RING], h[cq + L.CQ_MASK]
+    if h[cq + L.CQ_TAIL] - h[cq + L.CQ_HEAD] <= s[2]:
+        for i in range(h[cq + L.CQ_HEAD], h[cq + L.CQ_TAIL]):  # head and tail count on: each entry has its number's place
+            for k in range(L.CQE_WORDS):
+                h[s[0] + (i & (s[1] - 1)) * L.CQE_WORDS + k] = h[old + (i & mask) * L.CQE_WORDS + k]
+        h[cq + L.CQ_RING] = s[0]
+        h[cq + L.CQ_MASK] = s[1] - 1
+        s[0] = old
+        s[1] = mask + 1
+        result = DONE
+    unlock(e, E.E_LOCK)
+    return result
+
+
+@kernel
 def arm_cq(e, cq, how):
     """Ask for an event at the next completion (1) or the next solicited one (2); asked for both, the first counts."""
     h = words_at(e[E.E_H], e[E.E_H + 1])

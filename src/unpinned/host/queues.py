@@ -102,7 +102,7 @@ class Queues:
         with process.control:
             cq, queue.cq = queue.cq, -1
             if cq >= 0 and not device.closed:
-                ring = int(device.h[cq + L.CQ_RING]), queue.depth * L.CQE_WORDS
+                ring = int(device.h[cq + L.CQ_RING]), (int(device.h[cq + L.CQ_MASK]) + 1) * L.CQE_WORDS
                 control.clear_cq(device.e, cq)
                 self._tables.rings.give(*ring)
                 # Last in line: a poller of the old queue must not meet a new one.
@@ -111,6 +111,22 @@ class Queues:
             after()
         process.settle()  # a channel may have waited for this
         return True
+
+    def resize_cq(self, queue: Queue, entries: int) -> None:
+        """Room for at least *entries* completions; those that wait stay. EINVAL where more wait, ENOMEM without memory."""
+        device = self._device
+        with process.control:  # one at a time, and none while the queue leaves
+            device.check()
+            if queue.cq < 0:
+                raise OSError(errno.ENODEV, "the completion queue is closed")
+            depth = setup.cq_depth(entries)
+            [(ring, words)] = self._take_rings([depth * L.CQE_WORDS])
+            left = np.array([ring, depth, entries], np.int64)
+            moved = control.resize_cq(device.e, queue.cq, left) == control.DONE
+            queue.depth = int(device.h[queue.cq + L.CQ_MASK]) + 1
+            self._tables.rings.give(int(left[0]), int(left[1]) * L.CQE_WORDS if moved else words)
+        if not moved:
+            raise OSError(errno.EINVAL, f"cqe: more than {entries} completions wait in the queue")
 
     def arm_cq(self, queue: Queue, solicited_only: bool) -> None:
         """Ask for an event on the queue's descriptor at its next completion."""

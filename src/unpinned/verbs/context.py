@@ -14,7 +14,7 @@ from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
 from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, GIDEntry
-from unpinned.verbs.errors import ArgumentError, closed, instance, integer
+from unpinned.verbs.errors import ArgumentError, closed, coded, instance, integer
 from unpinned.verbs.port import PortAttr, interface_index, path_mtu
 from unpinned.wire.headers import DEFAULT_PKEY
 
@@ -168,6 +168,7 @@ class Context(Resource):
 
     _what = "context"
 
+    @coded
     def __init__(self, name: str | None = None, address: str | None = None, *, port: int = ROCE_PORT) -> None:
         super().__init__()
         for argument, value in (("name", name), ("address", address)):
@@ -207,10 +208,12 @@ class Context(Resource):
     def query_device_ex(self) -> DeviceAttrEx:
         return DeviceAttrEx(self.query_device())
 
+    @coded
     def query_port(self, port_num: int = 1) -> PortAttr:
         integer("port_num", port_num, 1, 1)
         return PortAttr(active_mtu=path_mtu(self.device.endpoint.address))
 
+    @coded
     def query_gid(self, port_num: int = 1, index: int = 0) -> GID:
         integer("port_num", port_num, 1, 1)
         integer("index", index, 0, 0)
@@ -221,16 +224,19 @@ class Context(Resource):
         self.query_gid(port_num, index)
         return e.IBV_GID_TYPE_SYSFS_ROCE_V2
 
+    @coded
     def query_gid_ex(self, port_num: int, gid_index: int, flags: int = 0) -> GIDEntry:
         integer("flags", flags, 0, 0)
         gid = self.query_gid(port_num, gid_index)
         return GIDEntry(gid, gid_index, port_num, ndev_ifindex=interface_index(self.device.endpoint.address))
 
+    @coded
     def query_gid_table(self, max_entries: int, flags: int = 0) -> list[GIDEntry]:
         """At most *max_entries* entries; the device has one."""
         integer("max_entries", max_entries, 1, 1 << 31)
         return [self.query_gid_ex(1, 0, flags)]
 
+    @coded
     def query_pkey(self, port_num: int, index: int) -> int:
         """The partition key in the table's one place: the default one, 0xFFFF."""
         integer("port_num", port_num, 1, 1)
@@ -238,6 +244,7 @@ class Context(Resource):
         self.device  # noqa: B018 (ENODEV when closed)
         return DEFAULT_PKEY
 
+    @coded
     def get_pkey_index(self, port_num: int, pkey: int) -> int:
         """Where *pkey* stands in the table. ArgumentError when it does not."""
         if pkey != self.query_pkey(port_num, 0):

@@ -20,7 +20,7 @@ from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
-from unpinned.verbs.errors import ArgumentError, CompletionError, instance, integer, unsupported, wc_status_to_str
+from unpinned.verbs.errors import ArgumentError, CompletionError, coded, instance, integer, refused, wc_status_to_str
 from unpinned.verbs.wr import U64
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def _wc(record: list[int]) -> WC:
 class _Event:
     """A channel's event descriptor: closed when the channel is, and no queue refers to it any more."""
 
+    @coded
     def __init__(self, device: Device) -> None:
         self.device = device
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
@@ -113,6 +114,7 @@ def _close_cq(device: Device, queue: Queue, event: _Event | None, wait: bool) ->
 class _Parting:
     """A queue lets go of its channel's descriptor, once."""
 
+    @coded
     def __init__(self, event: _Event) -> None:
         self.event: _Event | None = event
 
@@ -135,6 +137,7 @@ class CompChannel(Resource):
 
     _what = "completion channel"
 
+    @coded
     def __init__(self, context: Context) -> None:
         super().__init__()
         instance("context", context, Context)
@@ -153,6 +156,7 @@ class CompChannel(Resource):
     def fd(self) -> int:
         return self.fileno()
 
+    @coded
     def get_cq_event(self, expected_cq: CQ | None = None, timeout: float | None = None) -> CQ:
         """Wait for the next event and take it; the queue it came from. `CQ.req_notify` asks for the next one after it.
 
@@ -166,7 +170,7 @@ class CompChannel(Resource):
             # In slices: another thread may close the channel meanwhile.
             select.select([self.fileno()], [], [], 0.5 if left is None else min(left, 0.5))
         if expected_cq is not None and cq is not expected_cq:
-            raise OSError(errno.EINVAL, "expected_cq: the event came from another completion queue")
+            raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
 
     async def event(self) -> CQ:
@@ -213,6 +217,7 @@ class CQ(Resource):
 
     _what = "completion queue"
 
+    @coded
     def __init__(
         self, context: Context, cqe: int, cq_context: Any = None, channel: CompChannel | None = None, comp_vector: int = 0
     ) -> None:
@@ -244,9 +249,15 @@ class CQ(Resource):
         """Entries it holds."""
         return self._queue.depth
 
+    @coded
     def resize(self, cqe: int) -> None:
-        """EOPNOTSUPP: a queue keeps the size that it was made with."""
-        raise unsupported("resizing a completion queue")
+        """Hold *cqe* entries at least from now on; no completion is lost, and the queue may be in use meanwhile.
+
+        OSError: EINVAL where more than *cqe* completions wait in it, ENOMEM where the device has no memory left; it then stays as
+        it was.
+        """
+        device = self.device
+        device.queues.resize_cq(self._queue, integer("cqe", cqe, 1, MAX_CQE))
 
     def poll(self, num_entries: int = 1) -> tuple[int, list[WC]]:
         """Take up to *num_entries* completions, without waiting: (how many, they)."""
@@ -282,6 +293,7 @@ class CQ(Resource):
             if got or timeout_ns <= 0:
                 return got
 
+    @coded
     def req_notify(self, solicited_only: bool = False) -> None:
         """Have the channel announce the next completion (or the next solicited or failed one). Completions that are there
         already are not announced: poll once more after this."""

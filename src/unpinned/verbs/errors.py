@@ -5,12 +5,20 @@
 * `CompletionError`  what a work completion said, for those who rather raise than look (`WC.check`).
 
 A wrong type is a TypeError.
+
+Whatever OSError leaves a call of verbs has pyverbs' ``error_code`` besides: the number that ``errno`` has. pyverbs' classes are
+not there, under no name: an alias of OSError would catch what is none of verbs, and an ``except OSError`` says what happens.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _STATUS: tuple[tuple[str, int], ...] = (
     # verbs' text, and the errno that comes closest; the index is the status
@@ -41,11 +49,26 @@ _STATUS: tuple[tuple[str, int], ...] = (
 )
 
 
+def coded(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """*call*, whose OSErrors have ``error_code``: also those of the floors below, which keep their own classes."""
+
+    @functools.wraps(call)
+    def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        try:
+            return call(*arguments, **options)
+        except OSError as error:
+            error.error_code = error.errno  # type: ignore[attr-defined]
+            raise
+
+    return wrapped
+
+
 class ArgumentError(OSError, ValueError):
     """EINVAL: an argument is out of its range; the text names it."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(errno.EINVAL, f"{name}: {problem}")
+        self.error_code = errno.EINVAL
 
 
 class CompletionError(OSError):
@@ -54,8 +77,9 @@ class CompletionError(OSError):
     def __init__(self, status: int, wr_id: int = 0, what: str = "") -> None:
         self.status = status
         self.wr_id = wr_id
+        self.error_code = status_errno(status)
         text = wc_status_to_str(status)
-        super().__init__(status_errno(status), f"{what}: {text}" if what else text)
+        super().__init__(self.error_code, f"{what}: {text}" if what else text)
 
 
 def wc_status_to_str(status: int) -> str:
@@ -72,14 +96,21 @@ def status_errno(status: int) -> int:
     return _STATUS[status][1] if 0 <= status < len(_STATUS) else errno.EIO
 
 
+def refused(number: int, text: str) -> OSError:
+    """The error to raise with this errno and text."""
+    error = OSError(number, text)
+    error.error_code = number  # type: ignore[attr-defined]
+    return error
+
+
 def unsupported(feature: str) -> OSError:
     """The error to raise for what verbs has and this device has not."""
-    return OSError(errno.EOPNOTSUPP, f"{feature}: not supported by this device")
+    return refused(errno.EOPNOTSUPP, f"{feature}: not supported by this device")
 
 
 def closed(what: str) -> OSError:
     """The error to raise for an object that was closed, or that came with a fork."""
-    return OSError(errno.ENODEV, f"the {what} is closed")
+    return refused(errno.ENODEV, f"the {what} is closed")
 
 
 def instance(name: str, value: Any, kind: type) -> None:

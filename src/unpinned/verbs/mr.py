@@ -19,7 +19,7 @@ from unpinned.host.owned import empty
 from unpinned.host.regions import Region
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, instance, integer, unsupported
+from unpinned.verbs.errors import ArgumentError, coded, instance, integer, unsupported
 from unpinned.verbs.memory import Buffer, buffer_of, peek, poke
 from unpinned.verbs.pd import PD
 
@@ -52,6 +52,7 @@ class MR(Resource):
     _beside: Buffer | None = None
     _span: tuple[int, int, bool] | None = None  # of a region over a buffer: address, length, read-only
 
+    @coded
     def __init__(
         self,
         creator: PD,
@@ -112,6 +113,7 @@ class MR(Resource):
         self.pd = pd
         pd._children.add(self)
 
+    @coded
     def rereg(self, flags: int, pd: PD | None = None, addr: int = 0, length: int = 0, access: int = 0) -> None:
         """Change what *flags* name (IBV_REREG_MR_CHANGE_*): the domain *pd*, the rights *access*, or the memory: *length* bytes at
         *addr*, which the caller keeps mapped. The keys stay; requests under way in the region fail.
@@ -184,6 +186,7 @@ class MR(Resource):
         self.device.check()
         return self.region.counters()
 
+    @coded
     def resident_bytes(self) -> int:
         """Bytes of the region that are in memory now; of an implicit region those of the whole process."""
         self.device.check()
@@ -194,12 +197,14 @@ class MR(Resource):
         start = self.region.start
         return start <= addr and length >= 0 and addr + length <= start + self.length
 
+    @coded
     def read(self, length: int, offset: int = 0) -> bytes:
         """Bytes [offset, offset + length) of the region. EFAULT where its memory is gone."""
         self.device.check()
         integer("offset", offset, 0, self.length)
         return peek(self.buf + offset, integer("length", length, 0, self.length - offset))
 
+    @coded
     def write(self, data: Any, length: int | None = None, offset: int = 0) -> None:
         """Write *data* (text: as UTF-8), or its first *length* bytes, at *offset*. EFAULT where the memory is gone."""
         self.device.check()
@@ -227,6 +232,7 @@ class FileMR(MR):
     A file that shrinks later gives errors at the copies. ``read`` and ``write`` work on the file's bytes.
     """
 
+    @coded
     def __init__(
         self, creator: PD, path: str | os.PathLike[str], access: int | None = None, offset: int = 0, length: int | None = None
     ) -> None:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Context, Resource
-from unpinned.verbs.errors import ArgumentError, instance, integer
+from unpinned.verbs.errors import ArgumentError, coded, instance, integer
 from unpinned.verbs.wr import SGE
 
 if TYPE_CHECKING:
     from unpinned.verbs.mr import MR
-
 
 
 class PD(Resource):
@@ -21,6 +20,7 @@ class PD(Resource):
 
     _what = "protection domain"
 
+    @coded
     def __init__(self, creator: Context) -> None:
         super().__init__()
         instance("creator", creator, Context)
@@ -30,6 +30,7 @@ class PD(Resource):
         self._release_with(_nothing)
         creator._children.add(self)
 
+    @coded
     def advise_mr(self, advise: int, flags: int, sg_list: Sequence[SGE]) -> int:
         """Bring pages in before they are asked for (IBV_ADVISE_MR_ADVICE_*); 0.
 

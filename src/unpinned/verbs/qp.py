@@ -22,7 +22,7 @@ from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
 from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, closed, instance
+from unpinned.verbs.errors import ArgumentError, closed, coded, instance, refused
 from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
@@ -44,6 +44,7 @@ class QP(Resource):
 
     _what = "queue pair"
 
+    @coded
     def __init__(self, creator: PD, init_attr: QPInitAttr, qp_attr: QPAttr | None = None) -> None:
         super().__init__()
         instance("creator", creator, PD)
@@ -130,6 +131,7 @@ class QP(Resource):
         qp_attr.qp_state = state
         self.modify(qp_attr, mask)
 
+    @coded
     def modify(self, qp_attr: QPAttr, comp_mask: int) -> None:
         """Change the attributes that *comp_mask* names (IBV_QP_*).
 
@@ -147,7 +149,7 @@ class QP(Resource):
         elif new == e.IBV_QPS_ERR:
             self.device.queues.to_error(self._pair)
         elif not self._change(qp_attr, state, new, comp_mask):
-            raise OSError(errno.EINVAL, f"{self._name}: it left {states.STATES[state]} meanwhile")
+            raise refused(errno.EINVAL, f"{self._name}: it left {states.STATES[state]} meanwhile")
         self._remember(qp_attr, comp_mask)
 
     def _change(self, attr: QPAttr, state: int, new: int, mask: int) -> bool:
@@ -173,7 +175,7 @@ class QP(Resource):
         carried = path_mtu(local)
         if attr.path_mtu > carried:
             text = f"path_mtu {MTU_BYTES[attr.path_mtu]} does not fit the interface of {local}: lowered to {MTU_BYTES[carried]}"
-            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=5)
+            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=6)
             attr.path_mtu = carried
         high, low = gid.words
         return setup.Path(
@@ -200,6 +202,7 @@ class QP(Resource):
         endpoint = self.device.endpoint
         return PeerInfo(GID(endpoint.address).gid, endpoint.port, self.qp_num, self.psn, path_mtu(endpoint.address), timeout)
 
+    @coded
     def connect(
         self, peer: PeerInfo, access: int = 0, *, mtu: int = e.IBV_MTU_4096, timeout: int = 14, **attributes: Any
     ) -> None:
@@ -236,7 +239,7 @@ class QP(Resource):
                 with self._turn:  # inline data lies beside the entry that its request gets
                     taken = self._post_inline(current) if inline else post(device, self._q, current._words, 1, False)
                 if not taken:
-                    raise OSError(errno.ENOMEM, f"{self._name}: the send queue is full ({self._cap.max_send_wr})")
+                    raise refused(errno.ENOMEM, f"{self._name}: the send queue is full ({self._cap.max_send_wr})")
             except OSError:
                 if bad_wr is not None:
                     bad_wr.become(current)
@@ -247,7 +250,7 @@ class QP(Resource):
         """The device, if the queue pair is in a state that takes requests."""
         device = self.device
         if device.h[self._q + L.QP_STATE] not in takes:
-            raise OSError(errno.EINVAL, f"{self._name}: {what} in {self.state}")
+            raise refused(errno.EINVAL, f"{self._name}: {what} in {self.state}")
         return device
 
     @property
@@ -305,7 +308,7 @@ class QP(Resource):
                 if current.num_sge > self._cap.max_recv_sge:
                     raise ArgumentError("num_sge", f"{current.num_sge}, the queue pair takes {self._cap.max_recv_sge}")
                 if not post(device, self._q, current._words, 1, True):
-                    raise OSError(errno.ENOMEM, f"{self._name}: the receive queue is full ({self._cap.max_recv_wr})")
+                    raise refused(errno.ENOMEM, f"{self._name}: the receive queue is full ({self._cap.max_recv_wr})")
             except OSError:
                 if bad_wr is not None:
                     bad_wr.become(current)

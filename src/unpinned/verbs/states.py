@@ -10,7 +10,7 @@ import errno
 from dataclasses import dataclass
 
 from unpinned.verbs import enums as e
-from unpinned.verbs.errors import unsupported
+from unpinned.verbs.errors import refused, unsupported
 
 STATES = {
     e.IBV_QPS_RESET: "RESET", e.IBV_QPS_INIT: "INIT", e.IBV_QPS_RTR: "RTR", e.IBV_QPS_RTS: "RTS", e.IBV_QPS_SQD: "SQD",
@@ -70,9 +70,9 @@ def check(number: int, state: int, new: int, mask: int) -> None:
         raise unsupported(f"{change}: the state {STATES[new]}")
     found = TRANSITIONS.get((state, new))
     if found is None:
-        raise OSError(errno.EINVAL, f"{change}: there is no such transition")
+        raise refused(errno.EINVAL, f"{change}: there is no such transition")
     mask &= ~e.IBV_QP_STATE
     if missing := found.required & ~mask:
-        raise OSError(errno.EINVAL, f"{change}: missing {names(missing)}")
+        raise refused(errno.EINVAL, f"{change}: missing {names(missing)}")
     if surplus := mask & ~(found.required | found.optional):
-        raise OSError(errno.EINVAL, f"{change}: not allowed here: {names(surplus) or hex(surplus)}")
+        raise refused(errno.EINVAL, f"{change}: not allowed here: {names(surplus) or hex(surplus)}")

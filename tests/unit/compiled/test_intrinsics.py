@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from unpinned.compiled import interpreted, kernel
 from unpinned.compiled import intrinsics as N
-from unpinned.compiled import kernel
 
 
 def _loads(address):
@@ -72,6 +72,13 @@ def test_address_of_a_slice() -> None:
 def test_stack_words_are_zero_at_first(as_kernel: Callable) -> None:
     for value in (5, -7):
         assert as_kernel(_scratch)(value) == (0, value)
+
+
+@pytest.mark.parametrize("count", [0, interpreted.STACK_WORDS + 1])
+def test_more_stack_words_than_a_place_has_are_refused_interpreted(count: int) -> None:
+    assert interpreted.stack_words(interpreted.STACK_WORDS)
+    with pytest.raises(IndexError, match="stack_words"):
+        interpreted.stack_words(count)
 
 
 @pytest.mark.parametrize("index", [0, 9, -5, 1 << 40])

@@ -6,7 +6,7 @@ import pytest
 
 from unpinned.verbs import CompletionError, wc_status_to_str
 from unpinned.verbs import enums as e
-from unpinned.verbs.errors import ArgumentError, closed, integer, status_errno, unsupported
+from unpinned.verbs.errors import ArgumentError, closed, coded, integer, refused, status_errno, unsupported
 
 
 def test_argument_errors_name_the_argument_and_are_two_kinds_at_once():
@@ -57,3 +57,24 @@ def test_a_completion_error_says_which_request_and_why():
     error = CompletionError(e.IBV_WC_REM_ACCESS_ERR, 17, "reading")
     assert (error.errno, error.status, error.wr_id) == (errno.EACCES, e.IBV_WC_REM_ACCESS_ERR, 17)
     assert "reading: remote access error" in str(error)
+
+
+ERRORS = [
+    ArgumentError("a", "b"), CompletionError(e.IBV_WC_REM_ACCESS_ERR), unsupported("UD"), closed("queue"), refused(errno.ENOMEM, "full")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_pyverbs_error_code_is_the_errno(error):
+    assert error.error_code == error.errno != 0
+
+
+def test_errors_from_below_have_it_too_and_keep_their_class():
+    @coded
+    def opened(path):
+        return open(path)
+
+    with pytest.raises(FileNotFoundError) as caught:
+        opened("/nothing/here")
+    assert caught.value.error_code == caught.value.errno == errno.ENOENT and caught.value.filename == "/nothing/here"
+    assert opened.__name__ == "opened"
