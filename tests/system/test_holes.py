@@ -2,17 +2,20 @@
 
 import gc
 import os
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 
-from support.memory import PAGE, mapped, protect, view
+from support import Missing
+from support.memory import MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, mapped, move, protect, view
+from support.slow_pages import slow_pages
 from support.verbs import ALL, End, pair
 from unpinned import verbs as v
 from unpinned.host import owned
 from unpinned.host.holes import cut, read_hole, remember
 from unpinned.host.layout import COPY_HOLED, COPY_HOLES, COPY_WORDS, HOLE_WORDS, HOLES
-from unpinned.host.system import advise
+from unpinned.host.system import advise, map_anonymous, unmap
 from unpinned.host.vmas import procmap_query_works
 from unpinned.paging import layout as P
 from unpinned.paging.table import entry, install
@@ -152,6 +155,38 @@ def test_private_memory_that_was_never_touched_is_read_without_touching_it(ends)
             protect(address + 2 * MIB, PAGE, 0)
             a.remote(v.IBV_WR_RDMA_READ, mr, 0, 2 * MIB - 100, 200)
             assert a.wait(v.IBV_WC_REM_ACCESS_ERR)
+
+
+@pytest.mark.parametrize("how", ["registered again", "mapped anew"])
+def test_what_was_untouched_once_is_no_zeros_behind_somebody_s_fault_handler(ends, how):
+    """Who registers a userfaultfd for the range supplies its pages, as soon as it is not watched by us."""
+    a, b = ends
+    with mapped(256) as address, ExitStack() as stack:
+        advise(address, MIB, MADV_NOHUGEPAGE)
+        with v.MR(b.pd, view(address, MIB), ALL) as mr:
+            assert read(a, mr, 0, MIB) == bytes(MIB)
+            if how == "mapped anew":
+                unmap(address, MIB)
+                map_anonymous_at(address, MIB)
+                slow = stack.enter_context(slow_pages_or_skip(address, MIB))
+        if how == "registered again":
+            slow = stack.enter_context(slow_pages_or_skip(address, MIB))
+        with v.MR(b.pd, view(address, MIB), ALL) as mr:
+            slow.release()
+            assert read(a, mr, 4096, 8192) == bytes([0x33]) * 8192
+
+
+@contextmanager
+def slow_pages_or_skip(address: int, length: int):
+    try:
+        with slow_pages(address, length, 0x33) as pages:
+            yield pages
+    except Missing as reason:
+        pytest.skip(str(reason))
+
+
+def map_anonymous_at(address: int, length: int) -> None:
+    assert move(map_anonymous(length), length, length, MREMAP_MAYMOVE | MREMAP_FIXED, address) == address
 
 
 @pytest.fixture

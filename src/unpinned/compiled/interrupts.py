@@ -16,7 +16,8 @@ def interrupts_later() -> Iterator[None]:
     Only in the main thread, which is where Python handles signals; nested ones do nothing.
     """
     handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler) or getattr(handler, "later", False):
+    elsewhere = threading.get_ident() != threading.main_thread().ident  # `current_thread` makes an entry for a thread that has none
+    if elsewhere or not callable(handler) or getattr(handler, "later", False):
         yield
         return
     seen: list[FrameType | None] = []

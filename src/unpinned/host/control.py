@@ -24,6 +24,7 @@ from unpinned.host.holes import cut
 from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.notify import invalidate
 from unpinned.host.recorder import counted, end_copies, note
+from unpinned.host.zeros import forget_untouched
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin
 from unpinned.paging.regions import region_close, region_open
@@ -280,7 +281,9 @@ def close_region(e, mr, slot, low, high):
     p = words_at(e[E.E_P], e[E.E_P + 1])
     halt(e)
     invalidate(e, p, low, high, P.CAUSE_RELEASE, slot, monotonic_ns())
-    cut(words_at(e[E.E_COPY], e[E.E_COPY + 1]), p, low, high)
+    c = words_at(e[E.E_COPY], e[E.E_COPY + 1])
+    cut(c, p, low, high)
+    forget_untouched(c, low, high)
     region_close(p, slot)
     if e[E.E_RECORD]:
         note(e, R.CLOSE, monotonic_ns(), low, high, 0, slot, 0)

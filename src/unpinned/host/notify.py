@@ -37,6 +37,7 @@ from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.recorder import end_copies, note
 from unpinned.host.userfaultfd import read_events
 from unpinned.host.wake import kick
+from unpinned.host.zeros import forget_untouched
 from unpinned.paging import layout as P
 from unpinned.paging.notifier import invalidate_finish, invalidate_start
 from unpinned.paging.regions import revoke
@@ -88,6 +89,7 @@ def apply(e, h, p, kind, start, end, now):
         delta = h[mr + L.MR_DELTA]
         if cause != P.CAUSE_DISCARD and h[mr + L.MR_IMPLICIT] == 0:
             revoke(p, h[mr + L.MR_REGION], low + delta, high + delta)
+            forget_untouched(words_at(e[E.E_COPY], e[E.E_COPY + 1]), low + delta, high + delta)
             h[mr + L.MR_HOLES] = 1
             if e[E.E_RECORD]:
                 end_copies(e)

@@ -9,7 +9,8 @@ is a hint and no more: wherever the answer is another one, process_vm copies as 
 *  An answer holds for the run: as long as copies go on where the last one ended they are of one moment, as one copy is. Anything
    else in between ends the run (`end_run`), so a copy finds whatever was written before it.
 *  A page of a file, or of somebody's fault handler, is never taken for one of these: the former has an inode, the latter's
-   range could not be watched, and only ranges that are watched for changes are noted.
+   range could not be watched, and only ranges that are watched for changes are noted; when they are no more, or an event takes
+   them, it is forgotten.
 
 The driver's alone: it looks, and it copies. Before Linux 6.11 nothing is noted.
 """
@@ -58,6 +59,15 @@ def note_untouched(s: L.Words, start: int, end: int) -> None:
     s[L.COPY_UNTOUCHED_LAST] = i
     s[at] = start
     s[at + 1] = end
+
+
+@kernel
+def forget_untouched(s: L.Words, start: int, end: int) -> None:
+    """[start, end) is unmapped, or watched no more: what comes there may have a fault handler of somebody's. The device stands still."""
+    for i in range(L.UNTOUCHED):
+        at = L.COPY_UNTOUCHED + 2 * i
+        if s[at] < end and start < s[at + 1]:
+            s[at] = s[at + 1] = 0
 
 
 @kernel

@@ -1,5 +1,6 @@
 """Ctrl-C while kernels are compiled or loaded: heard, once, by whoever hears it otherwise; and nothing is left."""
 
+import _thread
 import contextlib
 import os
 import signal
@@ -48,10 +49,13 @@ def test_other_threads_and_other_handlers_are_left_alone(interruptible: None) ->
     def elsewhere() -> None:
         with interrupts_later():
             seen.append(signal.getsignal(signal.SIGINT))
+        over.release()
 
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
+    over, known = threading.Lock(), threading.active_count()
+    over.acquire()
+    _thread.start_new_thread(elsewhere, ())  # as ours are: `threading` does not know it
+    over.acquire()
+    assert threading.active_count() == known, "nor does it afterwards"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts_later():
         signal.raise_signal(signal.SIGINT)

@@ -17,11 +17,11 @@ from unpinned.host import system
 from unpinned.host.copies import ECANCELED, copy_scratch, execute
 from unpinned.host.holes import remember
 from unpinned.host.pagemap import close_scratch, resident, scan_scratch
-from unpinned.host.zeros import note_untouched
+from unpinned.host.zeros import forget_untouched, note_untouched
 from unpinned.paging import layout as P
 
 PAGES = 64
-MADV_NOHUGEPAGE = 15
+MADV_NOHUGEPAGE, MADV_GUARD_INSTALL = 15, 102
 PATHS = [P.PATH_PROCESS_VM, P.PATH_DIRECT]
 BOTH = pytest.mark.parametrize("path", PATHS, ids=["process_vm", "direct"])
 
@@ -333,6 +333,26 @@ def test_memory_that_is_gone_or_a_file_s_is_no_zeros(untouched_memory: tuple[Bat
     asked_for(batch, address, range(6))
     assert batch.run() == 1 and batch.outcomes() == [0, 0, 0, 0, 0, errno.EFAULT]
     assert (batch.b[3 * PAGE : 4 * PAGE] == ord("f")).all() and not batch.b[4 * PAGE : 5 * PAGE].any()
+
+
+def test_a_guard_page_is_no_zeros(untouched_memory: tuple[Batch, int]) -> None:
+    batch, address = untouched_memory
+    try:
+        system.advise(address + 3 * PAGE, PAGE, MADV_GUARD_INSTALL)
+    except OSError:
+        pytest.skip("needs Linux 6.13 (MADV_GUARD_INSTALL)")
+    asked_for(batch, address, range(6))
+    assert batch.run() == 3 and batch.outcomes()[3] == errno.EFAULT
+
+
+def test_what_is_watched_no_more_is_forgotten(untouched_memory: tuple[Batch, int]) -> None:
+    batch, address = untouched_memory
+    note_untouched(batch.s, address + 100 * PAGE, address + 110 * PAGE)
+    forget_untouched(batch.s, address + 5 * PAGE, address + 6 * PAGE)
+    noted = batch.s[L.COPY_UNTOUCHED :].reshape(L.UNTOUCHED, 2)
+    assert [tuple(each) for each in noted if each.any()] == [(address + 100 * PAGE, address + 110 * PAGE)]
+    asked_for(batch, address, range(2))
+    assert batch.run() == 0 and there(address) == 2
 
 
 @pytest.mark.system
