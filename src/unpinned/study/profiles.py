@@ -113,7 +113,9 @@ def from_file(path: str) -> Profile:
     try:
         text = Path(path).read_text()
         return loads(text, taken=profiles(), name=Path(path).stem, title=f"from {Path(path).name}")
-    except (ProfileError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ProfileError(f"{path}: a profile is TOML, and text") from None
+    except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
 
 

@@ -115,3 +115,10 @@ def test_each_figure_of_the_live_profile_says_where_it_is_from():
     for line in lines:
         if not line.startswith(("#", "name", "title")):
             assert line.partition("  # ")[2].startswith(("measured: ", "none: ", "by construction: ", "a guess")), line
+
+
+def test_a_file_that_is_not_text_is_said_to_be_none(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xdc\xff")
+    with pytest.raises(ProfileError, match="mine.toml: a profile is TOML, and text$"):
+        from_file(str(path))
