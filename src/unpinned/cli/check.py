@@ -146,10 +146,13 @@ def _choices(arguments: argparse.Namespace) -> tuple[Any, Any, Any, str]:
 def _named(option: str, asked: list[str] | None, known: Any) -> list[str]:
     from unpinned.cli import CommandError
 
+    spelled = {name.lower(): name for name in known}
+    found = []
     for name in asked or ():
-        if name not in known:
+        if name.lower() not in spelled:
             raise CommandError(f"{option} {name}: there are {', '.join(known)}")
-    return [name for name in known if not asked or name in asked]
+        found.append(spelled[name.lower()])
+    return [name for name in known if not asked or name in found]
 
 
 def _summary(found: Any) -> dict[str, Any]:

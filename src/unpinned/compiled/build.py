@@ -219,9 +219,13 @@ def work() -> None:
         try:
             compile_entry(module, function, letters, form)
         except Exception as error:
-            print(" ".join(f"{type(error).__name__}: {error}".split())[:1000], file=answers, flush=True)
+            answer = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
         else:
-            print(time.monotonic() - began, file=answers, flush=True)
+            answer = str(time.monotonic() - began)
+        try:
+            print(answer, file=answers, flush=True)
+        except BrokenPipeError:
+            os._exit(1)  # who asked is gone; an ordinary end would flush once more
 
 
 def compile_entry(module: str, function: str, letters: str, form: str = "whole") -> None:

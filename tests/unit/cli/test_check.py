@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,6 +70,13 @@ def test_a_list_of_mutants_and_an_explanation_need_no_exploration(capsys) -> Non
     assert "no-flush\n  in paging.notifier.invalidate_start" in capsys.readouterr().out
     assert cli.main(["check", "--explain"]) == 0
     assert "late" in capsys.readouterr().out
+
+
+def test_names_are_known_however_they_are_written(capsys) -> None:
+    words = ["check", "--quick", "--json", "--processes", "1"]
+    assert cli.main([*words, "--cause", "unmap", "--verdict", "Now", "--mode", "EXACT"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert (cell["cause"], cell["verdict"], cell["mode"]) == ("UNMAP", "NOW", "exact")
 
 
 def test_what_is_answered_before_an_interruption_is_printed(capsys, monkeypatch) -> None:

@@ -89,6 +89,20 @@ def test_a_verb_that_is_interrupted_while_it_compiles_says_so_and_leaves_nothing
     assert not list(tmp_path.glob("complete-*")), "it is not done"
 
 
+@pytest.mark.compiled_only
+def test_a_compiler_whose_parent_is_gone_ends_without_a_word() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from unpinned.compiled import build; build.work()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.close()
+    process.stdin.write("unpinned.compiled.nowhere\tnothing\ti\twhole\n")
+    process.stdin.close()
+    assert process.wait(60) == 1 and process.stderr.read() == ""
+    process.stderr.close()
+
+
 def parent_of(pid: int) -> int | None:
     """None: there is no such process."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
