@@ -29,8 +29,10 @@ from unpinned.host import layout as L
 from unpinned.host import system
 from unpinned.host.copies import copy_scratch, execute
 from unpinned.host.memory import Kind, map_buffer
+from unpinned.host.pagemap import close_scratch, scan_scratch
 from unpinned.host.userfaultfd import Userfaultfd, notify_scratch, pending, read_events
-from unpinned.host.vmas import vmas
+from unpinned.host.vmas import procmap_query_works, vmas
+from unpinned.host.zeros import note_untouched
 from unpinned.paging import layout as P
 from unpinned.paging.dma import dma_issue, dma_reset
 
@@ -205,6 +207,31 @@ def test_copies_beside_an_unread_change_are_counted_as_at_risk(source: Userfault
             assert wait_for(source, 1)[0][0] == L.EVENT_UNMAP
         assert write(8, P.PATH_FOREIGN) == 32
         assert view(address, 32).tolist() == list(range(32))
+
+
+def test_zeros_of_what_was_never_touched_beside_an_unread_change_are_at_risk_too(source: Userfaultfd) -> None:
+    if not procmap_query_works():
+        pytest.skip("needs Linux 6.11 (PROCMAP_QUERY)")
+    p = P.create(levels=1, bits=1, leaves=1, regions=0, dma=8, faults=0)
+    s, scans = copy_scratch(), scan_scratch(L.MODE_IOCTL)
+    scans[L.SCAN_MAPS] = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
+    s[L.COPY_UFFD], s[L.COPY_SCAN] = source.fd, scans.ctypes.data
+    arena = np.ones(PAGE, np.uint8)
+    with mapped(PAGES) as address, mapped(PAGES) as other:
+        assert source.register(other, other + PAGE) == ""
+
+        def read() -> tuple[int, int]:
+            note_untouched(s, address, address + PAGE)
+            dma_issue(p, address, 64, P.OP_READ, 0, P.PATH_FOREIGN, 1)
+            assert execute(p, arena, s) == 0 and dma_reset(p) == 0 and not arena[:64].any()
+            return int(s[L.COPY_AT_RISK]), int(s[L.COPY_CALLS])
+
+        assert read() == (0, 0)
+        with behind(lambda: system.unmap(other, PAGE)):
+            assert wait_until_readable(source)
+            assert read() == (64, 1)
+            assert wait_for(source, 1)[0][0] == L.EVENT_UNMAP
+    close_scratch(scans)
 
 
 def test_one_call_reads_what_is_queued(source: Userfaultfd) -> None:

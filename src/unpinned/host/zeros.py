@@ -2,9 +2,13 @@
 
 It reads as zeros: a copy by process_vm has the kernel map its one zero page at every address, 0.6 us each, in tables that
 the owner pays for. So where a look found a range untouched (`nearby`), it is noted here, and a copy from it asks whether it
-still is: PROCMAP_QUERY says that this is private memory without a file that may be read (mprotect tells nobody), and
-PAGEMAP_SCAN that no page of it is there or swapped out. Then it is zeros at this moment, and those go on the wire. What is noted
+still is: PAGEMAP_SCAN says that no page of it is there or swapped out, and then PROCMAP_QUERY that this is private memory without
+a file that may be read (mprotect tells nobody). Then it is zeros at this moment, and those go on the wire. What is noted
 is a hint and no more: wherever the answer is another one, process_vm copies as ever.
+
+In this order: pages are also not there when memory is unmapped, moved away or a file's, and the second answer shows that it was
+not. The other way round, what goes between the two answers would be read as zeros. To fool this order memory must go and come
+back full; and who changed the mappings of watched memory once waits for an event that is not read while copies go on (`notify`).
 
 *  An answer holds for the run: as long as copies go on where the last one ended they are of one moment, as one copy is. Anything
    else in between ends the run (`end_run`), so a copy finds whatever was written before it.
@@ -23,6 +27,7 @@ from unpinned.compiled.libc import sys_ioctl
 from unpinned.compiled.views import words_at
 from unpinned.host import layout as L
 from unpinned.host.pagemap import untouched
+from unpinned.host.userfaultfd import pending
 from unpinned.host.vmas import PROCMAP_QUERY, READABLE, SHARED
 
 RUN = 1 << 20  # so far an answer goes at most
@@ -81,9 +86,11 @@ def read_untouched(s: L.Words, va: int, length: int, local: int) -> int:
         if s[at] <= va and va + length <= s[at + 1]:
             m = words_at(s[L.COPY_SCAN], L.SCAN_WORDS)
             base = va & L.PAGE_MASK
-            end = private_upto(base, min(s[at + 1], base + RUN), m[L.SCAN_MAPS])
+            end = untouched(base, min(s[at + 1], base + RUN), m)
             if end > base:
-                end = untouched(base, end, m)
+                end = private_upto(base, end, m[L.SCAN_MAPS])
+            if s[L.COPY_UFFD] and pending(s[L.COPY_UFFD]):
+                return 0  # whose zeros? process_vm's copy is counted as at risk
             if va + length <= end:
                 s[L.COPY_ZEROS_END] = end
                 return fill(s, va, length, local)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.memory import MADV_PAGEOUT, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE, mapped, memfd, move, protect, view
+from unpinned.compiled import INTERPRETED
 from unpinned.compiled.libc import sys_mincore
 from unpinned.host import layout as L
-from unpinned.host import system
+from unpinned.host import system, zeros
 from unpinned.host.copies import ECANCELED, copy_scratch, execute
 from unpinned.host.holes import remember
 from unpinned.host.pagemap import close_scratch, resident, scan_scratch
@@ -333,6 +334,32 @@ def test_memory_that_is_gone_or_a_file_s_is_no_zeros(untouched_memory: tuple[Bat
     asked_for(batch, address, range(6))
     assert batch.run() == 1 and batch.outcomes() == [0, 0, 0, 0, 0, errno.EFAULT]
     assert (batch.b[3 * PAGE : 4 * PAGE] == ord("f")).all() and not batch.b[4 * PAGE : 5 * PAGE].any()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="comes between two questions to the kernel, which compiled kernels ask without us")
+def test_memory_that_goes_between_the_two_questions_was_never_zeros(
+    untouched_memory: tuple[Batch, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, address = untouched_memory
+    view(address, PAGE)[:] = 7
+    asked: list[str] = []
+
+    def then_unmapped(name: str) -> None:
+        real = getattr(zeros, name)
+
+        def question(*arguments: object) -> int:
+            answer: int = real(*arguments)
+            if not asked:
+                system.unmap(address, PAGE)
+            asked.append(name)
+            return answer
+
+        monkeypatch.setattr(zeros, name, question)
+
+    then_unmapped("private_upto")
+    then_unmapped("untouched")
+    asked_for(batch, address, range(1))
+    assert batch.run() == 1 and batch.outcomes() == [errno.EFAULT] and asked
 
 
 def test_a_guard_page_is_no_zeros(untouched_memory: tuple[Batch, int]) -> None:
