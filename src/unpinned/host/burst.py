@@ -24,6 +24,7 @@ from unpinned.host.nearby import hole_after, nearby
 from unpinned.host.pagemap import scan
 from unpinned.host.recorder import nobody_waits, note, note_copies, note_faults, number
 from unpinned.host.trust import looked, took
+from unpinned.host.zeros import note_untouched
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_scanned, fault_take
 from unpinned.recording import layout as R
@@ -169,7 +170,7 @@ def scan_faults(e, h, p, c, m):
     for i in range(e[E.E_SCANS]):
         slot = e[E.E_SCAN_LIST + i]
         found = scan(p[slot + P.FAULT_CURSOR], p[slot + P.FAULT_END], m)
-        there = nearby(p, slot, found, c, m)
+        there = nearby(p, slot, found, m)
         upto = hole_after(p, slot, there, files)
         e[E.E_NEARBY] += (upto - found) // H.PAGE
         lock_for_step(e)
@@ -181,6 +182,8 @@ def scan_faults(e, h, p, c, m):
         if e[E.E_RECORD]:
             how = nobody_waits(p, slot) | (upto - there) // H.PAGE * R.LOOKED_HOLE
             note(e, R.LOOKED, now, start, end, upto, number(p, slot), how)
+        if m[H.SCAN_UNTOUCHED] and c[H.COPY_SCAN] and p[slot + P.FAULT_HIT] == 0:  # else it may be something else by now
+            note_untouched(c, found & H.PAGE_MASK, m[H.SCAN_UNTOUCHED])
         if c[H.COPY_HOLED]:
             cut(c, p, start, there & H.PAGE_MASK)
         if upto > there:

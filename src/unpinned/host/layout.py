@@ -56,6 +56,7 @@ SCAN_MODE: Final = 0  # MODE_*
 SCAN_FD: Final = 1  # /proc/self/pagemap, -1 with MODE_MINCORE
 SCAN_ARGUMENT: Final = 2  # struct pm_scan_arg, 12 words
 SCAN_MAPS: Final = 14  # /proc/self/maps, -1 where PROCMAP_QUERY is unknown
+SCAN_UNTOUCHED: Final = 15  # up to where the last look found private memory that was never touched (`nearby`), 0: none
 SCAN_VECTOR: Final = 16  # struct page_region: SCAN_REGIONS of 3 words; or what the file or mincore answered
 SCAN_REGIONS: Final = 64
 SCAN_WORDS: Final = SCAN_VECTOR + 3 * SCAN_REGIONS

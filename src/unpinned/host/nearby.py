@@ -29,7 +29,6 @@ from unpinned.host import layout as L
 from unpinned.host.holes import hole_from
 from unpinned.host.layout import PAGE, PAGE_MASK
 from unpinned.host.pagemap import held, load_pages, populate, scan, untouched
-from unpinned.host.zeros import note_untouched
 from unpinned.paging import layout as P
 
 REGION_OURS: Final = P.REGION_WORLD
@@ -39,11 +38,12 @@ MAPPED: Final = 64 * PAGE  # so much it maps itself
 
 
 @kernel
-def nearby(p, slot, upto, c, m):
+def nearby(p, slot, upto, m):
     """A look at the fault in *slot* found its pages up to *upto*: how far they are there, with what is nearby.
 
-    Of the driver, which has taken the slot (FAULT_SCANNING); no lock.
+    Of the driver, which has taken the slot (FAULT_SCANNING); no lock. What it may note as untouched is left in SCAN_UNTOUCHED.
     """
+    m[L.SCAN_UNTOUCHED] = 0
     region = p[slot + P.FAULT_REGION]
     base = upto & PAGE_MASK
     end = min(p[slot + P.FAULT_END], max(p[slot + P.FAULT_DEMAND], base + AHEAD))
@@ -63,8 +63,7 @@ def nearby(p, slot, upto, c, m):
             return upto
     elif flags & REGION_ANONYMOUS:
         last = untouched(base, p[slot + P.FAULT_END], m)  # as far as it goes: there is nothing to map, or to make
-        if last > base and c[L.COPY_SCAN]:
-            note_untouched(c, base, last)
+        m[L.SCAN_UNTOUCHED] = last if last > base else 0
     else:
         return upto
     return scan(last, p[slot + P.FAULT_END], m) if last > base else upto

@@ -52,7 +52,7 @@ def private_upto(start: int, end: int, maps: int) -> int:
 
 @kernel
 def note_untouched(s: L.Words, start: int, end: int) -> None:
-    """A look found [start, end) untouched."""
+    """A look found [start, end) untouched, and nothing has changed there since. Device lock held."""
     i = s[L.COPY_UNTOUCHED_LAST]
     at = L.COPY_UNTOUCHED + 2 * i
     if s[at] <= end and start <= s[at + 1]:  # it goes on

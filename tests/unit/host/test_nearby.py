@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from support.memory import MADV_DONTNEED, MADV_PAGEOUT, PAGE, mapped, memfd, view
+from unpinned.hca.layout import HEADER_WORDS
+from unpinned.host import engine_words as E
 from unpinned.host import layout as L
 from unpinned.host import system
+from unpinned.host.burst import scan_faults
 from unpinned.host.memory import map_buffer, map_file
 from unpinned.host.nearby import AHEAD, MAPPED, REGION_ANONYMOUS, REGION_OURS, hole_after, nearby
 from unpinned.host.pagemap import close_scratch, scan, scan_scratch
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin, fault_take
+from unpinned.paging.notifier import invalidate_finish, invalidate_start
 from unpinned.paging.regions import region_open
 
 PAGES = 256
@@ -35,7 +39,7 @@ def look(s: np.ndarray, base: int, flags: int, pages: int = PAGES, want: int = 0
     region_open(p, 0, base, base + PAGES * PAGE, flags)
     slot = fault_begin(p, base, base + pages * PAGE, want, token, 0, 0)
     assert fault_take(p, P.FAULT_SCAN) == slot
-    found = nearby(p, slot, scan(base, p[slot + P.FAULT_END], s), np.zeros(L.COPY_WORDS, np.int64), s)
+    found = nearby(p, slot, scan(base, p[slot + P.FAULT_END], s), s)
     return (found - base) // PAGE
 
 
@@ -69,6 +73,26 @@ def test_it_is_a_worker_s_for_writing_for_a_prefetch_and_where_nobody_knows_what
     assert look(scratch, private, flags, want=want, token=token) == 0
     view(private, PAGE)[:] = 1
     assert look(scratch, private, flags, want=want, token=token) == 1
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_changed_since_the_driver_took_the_fault_is_not_noted(private: int, scratch: np.ndarray, changed: bool) -> None:
+    """What comes after an unmapping may have a fault handler of somebody's."""
+    p = P.create(levels=4, bits=9, leaves=8, regions=1, faults=4)
+    p[P.FAULT_MAX_BYTES] = p[P.CHUNK_BYTES] = PAGES * PAGE
+    region_open(p, 0, private, private + PAGES * PAGE, REGION_ANONYMOUS)
+    slot = fault_begin(p, private, private + PAGES * PAGE, 0, 0, 0, 0)
+    assert fault_take(p, P.FAULT_SCAN) == slot
+    if changed:
+        invalidate_start(p, private + PAGE, private + 2 * PAGE, P.CAUSE_UNMAP, 1, 0)
+        invalidate_finish(p, p[P.TICKET], 0)
+    e, h, c, files = (np.zeros(words, np.int64) for words in (E.E_WORDS, HEADER_WORDS, L.COPY_WORDS, 1))
+    e[E.E_FILES], e[E.E_FILES + 1] = files.ctypes.data, 1
+    e[E.E_SCANS], e[E.E_SCAN_LIST] = 1, slot
+    c[L.COPY_SCAN] = scratch.ctypes.data
+    scan_faults(e, h, p, c, scratch)
+    noted = c[L.COPY_UNTOUCHED :].reshape(L.UNTOUCHED, 2)
+    assert [tuple(each) for each in noted if each.any()] == ([] if changed else [(private, private + PAGES * PAGE)])
 
 
 @pytest.mark.parametrize("mode", [L.MODE_FILE, L.MODE_MINCORE])
