@@ -26,7 +26,7 @@ from unpinned.compiled import kernel
 from unpinned.compiled.atomics import load_acquire, store_release
 from unpinned.compiled.libc import ENXIO, SYS_LSEEK, sys_call, sys_pread
 from unpinned.host import layout as L
-from unpinned.host.zeros import end_run, fill
+from unpinned.host.zeros import fill, go_on
 from unpinned.paging.table import zap_range
 
 SEEK_DATA = 3
@@ -95,9 +95,8 @@ def read_hole(s, va, length, local):
 
     What the file says holds for a run of copies (`zeros`).
     """
-    if va == s[L.COPY_ZEROS] and va + length <= s[L.COPY_ZEROS_END]:
-        return fill(s, va, length, local)
-    end_run(s)
+    if go_on(s, va, length, local):
+        return 1
     for i in range(s[L.COPY_HOLED]):
         at = L.COPY_HOLES + i * L.HOLE_WORDS
         end = load_acquire(s, at)

@@ -14,7 +14,7 @@ our mapping of a file      mincore, if the file is ours to    reading, mapped by
 (REGION_OURS)              ask about; else it says "all"      fault is dear); to write, its system would be asked
 private (REGION_ANONYMOUS) PAGEMAP_SCAN: neither there nor    reading; to be written it would have to be made, and
                            swapped out                        memory may be short
-a hole of memory of ours    SEEK_DATA: its file has nothing    reading; it stays one (`holes`)
+a hole of memory of ours   SEEK_DATA: its file has nothing    reading; it stays one (`holes`)
 =========================  =================================  =======================================================
 
 A page that leaves between the question and the copy makes the copy sleep, as any whose page has left does (`trust`).

@@ -78,9 +78,8 @@ def forget_untouched(s: L.Words, start: int, end: int) -> None:
 @kernel
 def read_untouched(s: L.Words, va: int, length: int, local: int) -> int:
     """Fill *local* with zeros if [va, va + length) was noted, and is untouched now: 1, else 0."""
-    if va == s[L.COPY_ZEROS] and va + length <= s[L.COPY_ZEROS_END]:
-        return fill(s, va, length, local)
-    end_run(s)
+    if go_on(s, va, length, local):
+        return 1
     for i in range(L.UNTOUCHED):
         at = L.COPY_UNTOUCHED + 2 * i
         if s[at] <= va and va + length <= s[at + 1]:
@@ -95,6 +94,15 @@ def read_untouched(s: L.Words, va: int, length: int, local: int) -> int:
                 s[L.COPY_ZEROS_END] = end
                 return fill(s, va, length, local)
             s[at] = min(max(end, va + length), s[at + 1])
+    return 0
+
+
+@kernel
+def go_on(s: L.Words, va: int, length: int, local: int) -> int:
+    """A copy of zeros, if the run of the last one comes to it: 1; else 0, and the run is over."""
+    if va == s[L.COPY_ZEROS] and va + length <= s[L.COPY_ZEROS_END]:
+        return fill(s, va, length, local)
+    end_run(s)
     return 0
 
 
