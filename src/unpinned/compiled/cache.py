@@ -99,19 +99,21 @@ def source_key(module: str, path: str) -> str:
 
 def module_key(module: str) -> str:
     """`source_key` of a module of ours that need not be imported."""
-    path = _locate(module, _SOURCES)
-    if path is None:
-        raise ModuleNotFoundError(f"no source of {module} below {_SOURCES}", name=module)
-    return source_key(module, path)
+    return source_key(module, _source(module))
 
 
 def code(module: str) -> str:
     """Names what a module of ours does: its source and that of all modules of ours that it imports."""
+    texts = sorted(_closure(module, _source(module), _SOURCES).items())
+    return hashlib.sha256("".join(f"{name} {text}\n" for name, text in texts).encode()).hexdigest()[:16]
+
+
+def _source(module: str) -> str:
+    """The file of a module of ours. ModuleNotFoundError if there is none."""
     path = _locate(module, _SOURCES)
     if path is None:
         raise ModuleNotFoundError(f"no source of {module} below {_SOURCES}", name=module)
-    texts = sorted(_closure(module, path, _SOURCES).items())
-    return hashlib.sha256("".join(f"{name} {text}\n" for name, text in texts).encode()).hexdigest()[:16]
+    return path
 
 
 @functools.cache  # asked once a kernel, answered once a module: without it, half a second of every import
