@@ -56,12 +56,10 @@ td:first-child,th:first-child{text-align:left}.bad{color:var(--bad);font-weight:
 """
 
 
-def color(policy: str, policies: Sequence[str]) -> str:
-    """The class of a policy's marks: its own, or one of the user's in the order of `policies`, the names of all in the page."""
-    if policy in COLORS:
-        return COLORS[policy]
+def colors(policies: Sequence[str]) -> dict[str, str]:
+    """The class of each policy's marks: its own, or one of the user's in the order of `policies`."""
     users = [name for name in dict.fromkeys(policies) if name not in COLORS]
-    return f"user{users.index(policy) % USERS}"
+    return COLORS | {name: f"user{i % USERS}" for i, name in enumerate(users)}
 
 
 def write(
@@ -76,10 +74,10 @@ def page(rows: Sequence[Row], command: str, policies: Sequence[StudyPolicy], hca
     if not rows:
         raise ValueError("a report of no runs")
     merged = merge(rows)
-    names = [*(each.name for each in policies), *(row["policy"] for row in merged)]
+    tints = colors([*(each.name for each in policies), *(row["policy"] for row in merged)])
     for row in merged:
-        row["color"] = color(row["policy"], names)
-    body = [_head(merged, rows, command), _cards(merged), _legend(policies, hcas), _trade(merged)]
+        row["color"] = tints[row["policy"]]
+    body = [_head(merged, rows, command), _cards(merged), _legend(policies, hcas, tints), _trade(merged)]
     for workload in dict.fromkeys(row["workload"] for row in merged):
         body.append(_workload(workload, [row for row in merged if row["workload"] == workload]))
     body.append(_method(rows, command, policies, hcas))
@@ -161,11 +159,11 @@ def _cards(rows: Sequence[Row]) -> str:
     return f'<div class="cards">{cards}</div>' if cards else ""
 
 
-def _legend(policies: Sequence[StudyPolicy], hcas: Sequence[Profile]) -> str:
+def _legend(policies: Sequence[StudyPolicy], hcas: Sequence[Profile], tints: dict[str, str]) -> str:
     items = []
     for policy in policies:
         unsafe = " <b class=bad>unsafe</b>" if policy.unsafe else ""
-        name = f'<i class="c-{color(policy.name, [each.name for each in policies])}"></i><b>{escape(policy.name)}</b>'
+        name = f'<i class="c-{tints[policy.name]}"></i><b>{escape(policy.name)}</b>'
         items.append(f"<li>{name}{unsafe} {escape(policy.title)}</li>")
     hca = "".join(f"<li><b>{escape(each.name)}</b> {escape(each.title)}</li>" for each in hcas)
     return f'<div class="two"><div><h3>Policies</h3><ul>{"".join(items)}</ul></div><div><h3>HCAs</h3><ul>{hca}</ul></div></div>'
@@ -195,8 +193,8 @@ def _matrix(cells: Sequence[tuple[Row, float, str, str]], title: str) -> str:
     names = list(dict.fromkeys(row["policy"] for row, *_ in cells))
     found = {(row["workload"], row["profile"], row["policy"]): rest for row, *rest in cells}
     top = "".join(f"<th colspan={len(names)}>{escape(hca)}</th>" for hca in hcas)
-    colors = {row["policy"]: row["color"] for row, *_ in cells}
-    second = "".join(f'<th class="c-{colors[name]} name"><span>{escape(name)}</span></th>' for _ in hcas for name in names)
+    tints = {row["policy"]: row["color"] for row, *_ in cells}
+    second = "".join(f'<th class="c-{tints[name]} name"><span>{escape(name)}</span></th>' for _ in hcas for name in names)
     lines = []
     for workload in dict.fromkeys(row["workload"] for row, *_ in cells):
         tds = []
