@@ -40,13 +40,6 @@ def owner() -> Iterator[Owner]:
     opened.context.close()
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[Peer]:
-    opened = Peer()
-    yield opened
-    opened.close()
-
-
 @pytest.mark.parametrize(("action", "kind"), CELLS, ids=[f"{action.name}-{kind}" for action, kind in CELLS])
 def test_cell(
     action: Action, kind: str, owner: Owner, peer: Peer, tmp_path: Path, request: pytest.FixtureRequest

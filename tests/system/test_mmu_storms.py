@@ -13,7 +13,6 @@ from support import Missing, mmu
 from support.mmu import Filler
 from support.mmu_actions import ACTIONS, REACHED, Action, Outcome, events, forked, lost, outcome, restore, targets
 from support.mmu_owner import Owner, fire, invalidations, judge_lanes, judge_others, judge_words
-from support.mmu_peer import Peer
 from support.python import run_python
 from support.verbs import ALL
 from unpinned import verbs as v
@@ -28,13 +27,6 @@ def owner() -> Iterator[Owner]:
     opened = Owner.open()
     yield opened
     opened.context.close()
-
-
-@pytest.fixture(scope="module")
-def peer() -> Iterator[Peer]:
-    opened = Peer()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
