@@ -52,7 +52,6 @@ WRONG: dict[str, st.SearchStrategy[Any]] = {
     "psn_of": st.sampled_from([L.QP_SEND_PSN, L.QP_MAX_PSN]),  # an answer's: not to the oldest request
     "opcode": st.sampled_from(RC) | st.sampled_from(OPCODES),
     "size": st.sampled_from([0, 1, 8, MTU - 1, MTU]) | st.integers(0, MTU + 39),
-    "place": st.sampled_from(RIGHTS),
     "at": st.sampled_from([3, 8, PAGE - 1, SIZE - 1, SIZE, -1, -8, 1 << 62]) | st.integers(0, SIZE - 1),
     "length": st.sampled_from(LENGTHS) | st.integers(0, SIZE - 1),
     "key": st.sampled_from([1, 1 << 31]) | st.integers(0, (1 << 32) - 1),
@@ -77,6 +76,7 @@ class Packet:
     kind: int = 0
     size: int = 0
     rest: int = 1
+    place: str = "open"
     at: int = 0
     se: bool = False
     ackreq: bool = False
@@ -107,14 +107,15 @@ class Case:
 
 def mistakes() -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
     common = st.sampled_from([name for name in WRONG if name not in RARE])
-    name = st.one_of(common, common, common, common, st.sampled_from(RARE))
+    name = st.one_of(common, common, common, st.sampled_from(RARE))
     mistake = name.flatmap(lambda name: st.tuples(st.just(name), WRONG[name]))
     return st.one_of(st.just(()), st.lists(mistake, max_size=3).map(tuple))
 
 
 PACKETS = st.builds(
-    Packet, kind=st.integers(0, 40), size=st.sampled_from([0, 8, MTU, 1, MTU - 1]), rest=st.integers(1, 3 * MTU - 1),
-    at=st.integers(0, SIZE // 16 - 1), se=st.booleans(), ackreq=st.booleans(), wrong=mistakes(),
+    Packet, kind=st.integers(0, 40), size=st.sampled_from([8, MTU, 0, 1, MTU - 1]), rest=st.integers(1, 3 * MTU - 1),
+    place=st.one_of(st.just("open"), st.sampled_from(RIGHTS)), at=st.integers(0, SIZE // 16 - 1),
+    se=st.booleans(), ackreq=st.booleans(), wrong=mistakes(),
 )  # fmt: skip
 BURST_OF = st.builds(
     Burst, peer=st.integers(0, 2), packets=st.lists(PACKETS, max_size=BURST).map(tuple),
@@ -180,10 +181,11 @@ def build(target: Target, peer: Peer, drawn: Packet) -> bytes:
 def right(target: Target, peer: Peer, drawn: Packet, wrong: dict[str, Any]) -> bytes:
     """A whole packet, its fields exchanged as *wrong* says."""
     h, q = target.end.h, peer.q
-    opcode = wrong.get("opcode", fitting(int(h[q + L.QP_RESP_OP]))[drawn.kind % 23 % len(fitting(int(h[q + L.QP_RESP_OP])))])
+    may_come = fitting(int(h[q + L.QP_RESP_OP]))
+    opcode = wrong.get("opcode", may_come[drawn.kind % len(may_come)])
     row = int(O.OPCODE[opcode])
     size = wrong.get("size", drawn.size if row & O.END else MTU) if row & O.PAYLOAD else 0
-    where = target.places[wrong.get("place", "open")]
+    where = target.places[drawn.place]
     va = (where.va + wrong.get("at", 8 * drawn.at) + (1 << 63)) % (1 << 64) - (1 << 63)
     key = where.key ^ wrong.get("key", 0)
     length = wrong.get("length", size if row & O.END else size + drawn.rest)
@@ -199,9 +201,10 @@ def right(target: Target, peer: Peer, drawn: Packet, wrong: dict[str, Any]) -> b
 
 
 def fitting(under_way: int) -> list[int]:
-    """Opcodes that may come now: *under_way* is 0, 1 in a SEND, 2 in a WRITE."""
+    """Opcodes that may come now, first those that end a message: *under_way* is 0, 1 in a SEND, 2 in a WRITE."""
     kind = (O.REQUEST, O.SEND, O.WRITE)[under_way]
-    return [opcode for opcode in RC if O.OPCODE[opcode] & kind and (O.OPCODE[opcode] & O.START == 0) == (under_way > 0)] + ANSWERS
+    found = [opcode for opcode in RC if O.OPCODE[opcode] & kind and (O.OPCODE[opcode] & O.START == 0) == (under_way > 0)]
+    return sorted(found, key=lambda opcode: O.OPCODE[opcode] & O.END == 0) + ANSWERS
 
 
 def damaged(packet: bytes, wrong: dict[str, Any]) -> bytes:

@@ -5,14 +5,17 @@ import errno
 import resource
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.memory import PAGE, mapped, memfd, protect, view
+from support.python import run_python
 from unpinned.host import layout as L
 from unpinned.host import system
 from unpinned.host.pagemap import _touch, close_scratch, map_held, populate, resident, scan, scan_scratch
+from unpinned.paging import layout as P
 
 PAGES = 1024
 MODES = {"ioctl": L.MODE_IOCTL, "file": L.MODE_FILE, "mincore": L.MODE_MINCORE}
@@ -196,3 +199,45 @@ def test_held_memory_of_a_read_only_mapping() -> None:
     with memfd(4) as fd, mapped(4, shared=True, fd=fd) as theirs, mapped(4, shared=True, fd=fd, writable=False) as ours:
         touch(theirs, range(2))
         assert map_whole(ours, 4, 0) == 0
+
+
+STRANGER = """
+import ctypes, fcntl, mmap, os
+from support.memory import PAGE
+from unpinned.host import memory, pagemap
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = libc.mmap.restype = ctypes.c_void_p
+s = pagemap.scan_scratch()
+pagemap.map_held(0, 0, 0), pagemap.held(0, 0), pagemap.populate(0, 0, 0), pagemap.scan(0, 0, s)  # loaded while it may be
+segment = libc.shmget(0, 8 * PAGE, 0o1644)  # IPC_PRIVATE; IPC_CREAT
+sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+os.ftruncate(sealed, 8 * PAGE)
+os.pwrite(sealed, bytes([77]), 2 * PAGE)
+os.fchmod(sealed, 0o444)
+fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+theirs = libc.shmat(segment, None, 0)
+libc.shmctl(segment, 0, None)  # IPC_RMID: it goes with its last user
+ctypes.memset(theirs + 2 * PAGE, 77, 1)
+os.setgid(65534)
+os.setuid(65534)
+assert libc.prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE: or its own /proc is another's too
+reader = os.open(f"/proc/self/fd/{sealed}", os.O_RDONLY)
+places = libc.shmat(segment, None, 0o10000), libc.mmap(None, 8 * PAGE, mmap.PROT_READ, mmap.MAP_SHARED, reader, ctypes.c_long(0))
+for base in places:  # 0o10000: SHM_RDONLY
+    mapping = memory.map_buffer(base, 8 * PAGE, False)
+    ours, end = mapping.table_base, mapping.table_base + 8 * PAGE
+    print(mapping.kind.value, mapping.path, mapping.file_may_be_asked, (pagemap.held(ours, end) - ours) // PAGE)
+    print(pagemap.map_held(ours, end, 0), (pagemap.scan(ours, end, s) - ours) // PAGE)
+    print([ctypes.string_at(ours + page * PAGE, 1)[0] for page in range(8)])
+    mapping.close()
+"""
+
+
+@pytest.mark.system
+def test_shared_memory_of_another_user_that_may_only_be_read(root: None) -> None:
+    """mincore tells a stranger of a file that he may not write to that all is there; a load of what is not makes it. Of System V
+    memory it tells everybody the truth, because the file below has all rights for all."""
+    lines = run_python(STRANGER, path=Path(__file__).parents[2]).splitlines()
+    for asked, (kind, mapped_all, content) in zip((0, 8), (lines[:3], lines[3:]), strict=True):
+        assert kind == f"alias {P.PATH_DIRECT} False {asked}"
+        assert mapped_all == "0 8" and content == "[0, 0, 77, 0, 0, 0, 0, 0]"
