@@ -11,7 +11,7 @@ from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.ready import make_ready
 from unpinned.hca.regions import DENIED, MISS, authorize, describe, lookup
-from unpinned.hca.verdicts import AGAIN, TAKEN, act, answer_later, move_on, park, refuse, reply
+from unpinned.hca.verdicts import AGAIN, TAKEN, act, answer_later, move_on, park, refuse, reply, to_be_answered
 from unpinned.paging import layout as P
 from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
@@ -147,6 +147,8 @@ def duplicate(h, p, b, q, o, psn):
             if h[q + L.QP_AT_PSN + i] == psn:
                 if h[q + L.QP_REPLY]:  # owed before this one
                     return AGAIN if h[q + L.QP_BUSY] == 0 else TAKEN
+                if to_be_answered(h, q):  # in the next round it would take this one's place, and the QP wait for ever to send it
+                    return AGAIN
                 h[L.C_DUPLICATE_ATOMIC] += 1
                 put_aside(h, q, psn + 1)
                 start_atomic(h, q, psn)

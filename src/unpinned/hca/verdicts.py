@@ -64,6 +64,16 @@ def reply(h, q, kind, psn, syndrome, msn):
 
 
 @kernel
+def to_be_answered(h, q):
+    """Whether the batch holds something of the peer's that ``device.finish`` may answer after the copies."""
+    for i in range(h[L.H_ACT_COUNT]):
+        a = h[L.H_ACT_BASE] + i * L.ACT_WORDS
+        if h[a + L.A_QP] == q and h[a + L.A_KIND] != L.ACT_RESPONSE:
+            return True
+    return False
+
+
+@kernel
 def refuse(h, p, q, psn, syndrome):
     """A NAK that ends the connection, once everything before it in the burst has been finished."""
     if syndrome == L.NAK_ACCESS:

@@ -121,6 +121,22 @@ def test_an_atomic_that_comes_again_is_answered_from_memory(peer: Peer) -> None:
     assert peer.end.counter("duplicate_atomic") == L.READ_RING
 
 
+@pytest.mark.parametrize("late", ["write again", "gap"])
+def test_no_other_answer_takes_the_place_of_a_repeated_atomic_s(late: str) -> None:
+    end = End(2, {"burst": 1})
+    reader, peer = peer_of(end), peer_of(end)
+    source, target = end.buffer(1 << 16), end.buffer(64)
+    write = peer.packet(O.RC_WRITE_ONLY, 101, b"once", reth=(target.va + 8, target.key, 4))
+    atomic = add(peer, 100, target.va, target.key, 1)
+    peer.give(atomic, write)
+    end.deliver([(read(reader, 100, source.va, source.key, 1 << 16), 1)], peer.now)  # its answers fill each burst
+    other = write if late == "write again" else peer.packet(O.RC_SEND_ONLY, 110, b"late")
+    answers = [a for a in peer.give(other, atomic) if a["opcode"] in (O.RC_ATOMIC_ACK, O.RC_ACK)]
+    assert sorted((a["opcode"], a["psn"]) for a in answers) == [(O.RC_ACK, 101 + (late == "gap")), (O.RC_ATOMIC_ACK, 100)]
+    assert end.h[peer.q + L.QP_BUSY] == 0, "else every older request is judged again and again, and nobody else's is"
+    assert target.array.view(np.int64)[0] == 1
+
+
 @pytest.mark.parametrize("psn", [0, 1])
 def test_no_atomic_was_before_the_first(psn: int) -> None:
     peer = peer_of(End(2), psn=psn)
