@@ -49,9 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.loopback and arguments.host:
         raise CommandError("--loopback makes its own server: give no HOST with it")
+    if not 0 <= arguments.port <= 65535:
+        raise CommandError(f"port: must be an integer between 0 and 65535, not {arguments.port}")
+    options = _options(arguments)  # a server's too: they mean nothing there, but a mistake among them is told
     if not arguments.host and not arguments.loopback:
         return _serve(arguments)
-    return _measure(arguments, _options(arguments))
+    return _measure(arguments, options)
 
 
 def _measure(arguments: argparse.Namespace, options: Any) -> int:
