@@ -61,7 +61,7 @@ def finish(h, p, now):
         t = h[L.H_TX_BASE] + i * L.TX_WORDS
         q = h[t + L.T_QP]
         if h[q + L.QP_ERROR] == 0 and h[t + L.T_SIDE] < 2 and not copied(p, h[t + L.T_FIRST], h[t + L.T_END]):
-            finish_unsent(h, p, q, t)
+            finish_unsent(h, p, q, t, now)
     h[L.H_ACT_COUNT] = 0
     h[L.H_TX_COUNT] = 0
     h[L.H_TX_BYTES] = 0
@@ -70,13 +70,15 @@ def finish(h, p, now):
 
 
 @kernel
-def finish_unsent(h, p, q, t):
+def finish_unsent(h, p, q, t, now):
     """Memory that was to be sent could not be read: the range is gone."""
     psn = h[t + L.T_PSN]
     if h[t + L.T_SIDE] == 1:
         return deny(h, p, q, psn, L.NAK_ACCESS)
     if h[q + L.QP_UNA] <= psn < h[q + L.QP_SEND_PSN] and h[q + L.QP_STATE] == L.QPS_RTS:
         go_back(h, q, psn)  # as if it had not been tried: what came before may still succeed
+        if h[q + L.QP_UNA] < psn and h[q + L.QP_TIMEOUT_NS]:  # or may have been lost, and nothing else is sent any more
+            set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
         break_request(h, p, q, L.WC_LOC_PROT_ERR)
     return 0
 

@@ -216,6 +216,29 @@ def test_a_gather_whose_copy_fails_ends_its_own_request() -> None:
     peer.end.quiet()
 
 
+def test_what_was_lost_before_a_copy_that_fails_is_sent_again() -> None:
+    peer = peer_of(End(1), timeout=10)
+    source, gone = peer.end.buffer(64), peer.end.buffer(PAGE)
+    peer.end.gone |= set(gone.pages())
+    peer.post(wr_id=1, opcode=L.WR_RDMA_WRITE, sges=[source.sge()])
+    assert peer.post(wr_id=2, opcode=L.WR_RDMA_WRITE, sges=[gone.sge()]) == []
+    assert [p["psn"] for p in peer.wait(setup.timeout_ns(10))] == [500], "the peer may never have seen it"
+    peer.give(peer.ack(500))
+    assert peer.end.statuses(peer.q) == [(1, 0), (2, L.WC_LOC_PROT_ERR)]
+
+
+def test_without_an_answer_a_copy_that_fails_ends_with_the_retries() -> None:
+    peer = peer_of(End(1), timeout=10, retry_cnt=1)
+    source, gone = peer.end.buffer(64), peer.end.buffer(PAGE)
+    peer.end.gone |= set(gone.pages())
+    for i, buffer in enumerate((source, gone)):
+        peer.post(wr_id=i, opcode=L.WR_RDMA_WRITE, sges=[buffer.sge()])
+    for _ in range(2):
+        assert peer.end.statuses(peer.q) == []
+        peer.wait(setup.timeout_ns(10))
+    assert peer.end.statuses(peer.q) == [(0, L.WC_RETRY_EXC_ERR), (1, L.WC_WR_FLUSH_ERR)]
+
+
 def test_our_own_missing_page_holds_nobody_else_up_and_costs_no_timeout() -> None:
     end = End(1)
     end.fault_after = 500 * MS
