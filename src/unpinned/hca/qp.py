@@ -15,10 +15,10 @@ from unpinned.paging.faults import fault_end
 
 @kernel
 def find_qp(h, qpn):
-    """The record of QP number ``qpn``, or 0."""
+    """The record of QP number ``qpn``, or 0. A free record has number 0, which is nobody's."""
     index = qpn & (h[L.H_QP_COUNT] - 1)
     q = h[L.H_QP_BASE] + index * L.QP_WORDS
-    return q if h[q + L.QP_NUMBER] == qpn else 0
+    return q if qpn != 0 and h[q + L.QP_NUMBER] == qpn else 0
 
 
 @kernel

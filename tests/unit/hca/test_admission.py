@@ -36,6 +36,7 @@ BAD: list[tuple[str, Callable[[Peer], bytes]]] = [
     ("bad_header", lambda p: patched(ack(p), 2, 0x12)),  # P_Key
     ("bad_qpn", lambda p: patched(ack(p), 5, 0xEE)),
     ("bad_qpn", lambda p: patched(ack(p), 7, 0x01)),
+    ("bad_qpn", lambda p: patched(patched(patched(ack(p), 5, 0), 6, 0), 7, 0)),  # that of a free record
     ("bad_opcode", lambda p: patched(ack(p), 0, 0x15)),
     ("bad_opcode", lambda p: patched(p.packet(O.RC_SEND_ONLY, 100), 0, O.UC_SEND_ONLY)),
     ("bad_opcode", lambda p: patched(p.packet(O.RC_SEND_ONLY, 100, bytes(8)), 0, O.UD_SEND_ONLY)),
