@@ -68,6 +68,7 @@ class MR(Resource):
             integer("access", access, 0, 0xFFFFFFFF)
         if implicit:
             if _is_buffer(length):
+                buffer_of(length)  # what is neither a length nor a buffer is told so
                 raise ArgumentError("implicit", "the region is the whole address space: it has no buffer")
             flags = _check_access(_DEFAULT if access is None else access)
             if not flags & e.IBV_ACCESS_ON_DEMAND:
