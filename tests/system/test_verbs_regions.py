@@ -99,6 +99,7 @@ def test_read_only_buffers(pd):
         ({"length": 10, "access": v.IBV_ACCESS_REMOTE_WRITE}, "access"),
         ({"length": 10, "access": v.IBV_ACCESS_ZERO_BASED | READ}, "access 0x20"),
         ({"length": np.arange(10)[::2]}, "length"),
+        ({"length": np.array([{}])}, "length: an array of dtype object holds Python objects"),
         ({"length": bytearray(9), "address": 4096}, "address"),
         ({"length": b"1234", "implicit": True}, "implicit: .* no buffer"),
         ({"length": None, "implicit": True}, "length: a length or a buffer is needed, not NoneType"),

@@ -47,7 +47,7 @@ def buffer_of(source: Any) -> Buffer:
 
 def _of_array(array: NDArray[Any]) -> Buffer:
     if array.dtype.hasobject:
-        raise ArgumentError("length", f"dtype {array.dtype} holds Python objects")
+        raise ArgumentError("length", f"an array of dtype {array.dtype} holds Python objects, which mean nothing to a peer")
     if not array.flags.c_contiguous and not array.flags.f_contiguous:
         raise ArgumentError("length", "the array is not contiguous (np.ascontiguousarray copies it)")
     return Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable, array)
