@@ -22,7 +22,7 @@ from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
 from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, closed, coded, instance, refused
+from unpinned.verbs.errors import ArgumentError, caller_level, closed, coded, instance, refused
 from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
@@ -175,7 +175,7 @@ class QP(Resource):
         carried = path_mtu(local)
         if attr.path_mtu > carried:
             text = f"path_mtu {MTU_BYTES[attr.path_mtu]} does not fit the interface of {local}: lowered to {MTU_BYTES[carried]}"
-            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=6)
+            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=caller_level())
             attr.path_mtu = carried
         high, low = gid.words
         return setup.Path(
