@@ -69,6 +69,12 @@ def test_options(words):
     assert len(document["results"]) == (23 if "-a" in words else 1)
 
 
+@pytest.mark.parametrize("test", ["send_lat", "send_bw", "write_lat"])
+def test_all_sizes_need_no_more_receives_than_one(test):
+    document = measured(test, "--loopback", "-a", "-n", "5", "-t", "4")
+    assert [result["n_iterations"] for result in document["results"]] == [5] * 23
+
+
 class Server:
     """`unpinned perf TEST` that waits for a client on a port of its own choosing."""
 
