@@ -75,6 +75,18 @@ def test_all_sizes_need_no_more_receives_than_one(test):
     assert [result["n_iterations"] for result in document["results"]] == [5] * 23
 
 
+@pytest.mark.parametrize("test", ["read_bw", "read_lat"])
+def test_the_shortest_time_measures_something(test):
+    (result,) = measured(test, "--loopback", "-D", "1e-9", "-t", "4")["results"]
+    assert result["n_iterations"] >= 1
+
+
+@pytest.mark.parametrize("words", [("read_bw",), ("read_bw", "127.0.0.1")], ids=" ".join)
+def test_a_port_that_is_none_is_one_sentence(words):
+    done = subprocess.run([*COMMAND, *words, "-p", "70000"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "unpinned perf: port: 70000 is not between 0 and 65535\n")
+
+
 class Server:
     """`unpinned perf TEST` that waits for a client on a port of its own choosing."""
 

@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.loopback and arguments.host:
         raise CommandError("--loopback makes its own server: give no HOST with it")
+    if not 0 <= arguments.port <= 65535:
+        raise CommandError(f"port: {arguments.port} is not between 0 and 65535")
     if not arguments.host and not arguments.loopback:
         return _serve(arguments)
     return _measure(arguments, _options(arguments))

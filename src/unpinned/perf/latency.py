@@ -30,7 +30,7 @@ def measure(end: Endpoint, size: int) -> dict[str, Any]:
     clock = time.perf_counter_ns
     deadline = clock() + int(options.duration * 1e9) if options.duration else 1 << 62
     count = 1 << 62 if options.duration else options.iterations
-    while len(times) < count and clock() < deadline:
+    while len(times) < count and (clock() < deadline or not times):
         began = clock()
         once()
         times.append(clock() - began)
