@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -168,7 +169,9 @@ class CompChannel(Resource):
             if left is not None and left <= 0:
                 raise TimeoutError(errno.ETIMEDOUT, f"no completion event within {timeout} s")
             # In slices: another thread may close the channel meanwhile.
-            select.select([self.fileno()], [], [], 0.5 if left is None else min(left, 0.5))
+            poll = select.poll()  # not select: the descriptor may be beyond 1023
+            poll.register(self.fileno(), select.POLLIN)
+            poll.poll(500 if left is None else math.ceil(1000 * min(left, 0.5)))
         if expected_cq is not None and cq is not expected_cq:
             raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
