@@ -131,6 +131,31 @@ def test_batches(ends):
     assert (rows == order[:, None] * 100 + np.arange(10)).all()
 
 
+@pytest.mark.parametrize(
+    ("out", "error", "why"),
+    [
+        (np.zeros((8, 8), v.WC_DTYPE)[:, :4], v.ArgumentError, "out: the array is not contiguous"),
+        (np.zeros(64, np.int64)[::2], v.ArgumentError, "out: the array is not contiguous"),
+        (np.frombuffer(bytes(128), v.WC_DTYPE), v.ArgumentError, "out: the array is read-only"),
+        (np.zeros(8), v.ArgumentError, "out: records of WC_DTYPE .* not float64"),
+        ([], TypeError, "out: a ndarray is needed, not list"),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_loses_no_completion(ends, out, error, why):
+    a, b = ends
+    a.remote(v.IBV_WR_RDMA_READ, b.mr, 0, 0, 8, wr_id=7)
+    with pytest.raises(error, match=why):
+        a.cq.poll_into(out, PATIENCE)
+    assert a.wait().wr_id == 7
+
+
+def test_records_that_cannot_be_written_are_named(ends):
+    frozen = np.zeros(2, ends[0].qp.send_dtype)
+    frozen.flags.writeable = False
+    with pytest.raises(v.ArgumentError, match="wrs: the array is read-only"):
+        ends[0].qp.post_send_many(frozen)
+
+
 def test_a_full_queue_says_how_many_fitted():
     with pair(cap=v.QPCap(max_send_wr=4, max_recv_wr=4)) as (a, b):
         wrs = np.zeros(8, b.qp.recv_dtype)

@@ -84,6 +84,18 @@ def _wc(record: list[int]) -> WC:
     return wc
 
 
+def _words_of(out: NDArray[Any]) -> NDArray[np.int64]:
+    """The memory of an array for completions, which is written in place."""
+    instance("out", out, np.ndarray)
+    if out.dtype is not WC_DTYPE and out.dtype != WC_DTYPE and out.dtype != np.int64:
+        raise ArgumentError("out", f"records of WC_DTYPE (or int64 words) are needed, not {out.dtype}")
+    if not out.flags.c_contiguous:
+        raise ArgumentError("out", "the array is not contiguous")
+    if not out.flags.writeable:
+        raise ArgumentError("out", "the array is read-only")
+    return out.view(np.int64).reshape(-1)
+
+
 class _Event:
     """A channel's event descriptor: closed when the channel is, and no queue refers to it any more."""
 
@@ -281,9 +293,9 @@ class CQ(Resource):
     def poll_into(self, out: NDArray[Any], timeout: float = 0.0) -> int:
         """Take completions into *out*, a contiguous array of WC_DTYPE (or int64 words); how many (the batch extension).
 
-        Sleeps at most *timeout* seconds for the first one.
+        Sleeps at most *timeout* seconds for the first one. ArgumentError or TypeError for another *out*: no completion is lost.
         """
-        words = out.view(np.int64).reshape(-1)
+        words = _words_of(out)
         return self._take(words, words.size // L.CQE_WORDS, int(timeout * 1e9))
 
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
