@@ -53,6 +53,17 @@ def _of_array(array: NDArray[Any]) -> Buffer:
     return Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable, array)
 
 
+def bytes_of(name: str, data: Any) -> memoryview:
+    """The bytes of *data*, a C-contiguous buffer; TypeError or ArgumentError that begin with *name*."""
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"{name}: a buffer is needed, not {type(data).__name__}") from None
+    if not view.c_contiguous:
+        raise ArgumentError(name, "the buffer is not contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
 def _copy(call: str, address: int, local: int, length: int) -> None:
     done = 0
     while done < length:
