@@ -104,6 +104,14 @@ def test_inline_data_is_free_at_once(ends):
         a.mr.write(bytes(100))
         a.wait()
         assert b.wait().byte_len == 100 and b.mr.read(100) == bytes([i]) * 100
+    b.receive(0, 256)
+    a.mr.write(b"A" * 64 + b"B" * 64)
+    piece = a.piece(0, 64)
+    wr = v.SendWR(sg=piece, send_flags=v.IBV_SEND_INLINE | v.IBV_SEND_SIGNALED)
+    piece.addr, piece.length = a.mr.buf + 64, 8  # another request's by now
+    a.qp.post_send(wr)
+    a.wait()
+    assert b.wait().byte_len == 64 and b.mr.read(64) == b"A" * 64
     with pytest.raises(ValueError, match="max_inline_data is 256"):
         a.qp.post_send(v.SendWR(sg=a.piece(0, 257), send_flags=v.IBV_SEND_INLINE))
     wr = v.SendWR(opcode=v.IBV_WR_RDMA_READ, sg=a.piece(0, 8), send_flags=v.IBV_SEND_INLINE)

@@ -27,7 +27,7 @@ from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
 from unpinned.verbs.port import MTU_BYTES, path_mtu
-from unpinned.verbs.wr import U32, RecvWR, SendWR, signed
+from unpinned.verbs.wr import U32, U64, RecvWR, SendWR, signed
 
 _QP_ACCESS = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
 _INLINE_OPCODES = {
@@ -275,7 +275,8 @@ class QP(Resource):
         words = wr._words.copy()
         words[L.W_FLAGS] &= ~e.IBV_SEND_INLINE
         if length:
-            address, key = self._stow(b"".join(peek(piece.addr, piece.length) for piece in wr._sg))
+            pieces = words[L.W_SGE : L.W_SGE + L.SGE_WORDS * len(wr._sg)].reshape(-1, L.SGE_WORDS)  # as when it was made
+            address, key = self._stow(b"".join(peek(int(addr) & U64, int(size)) for addr, size, _ in pieces))
             words[L.W_NSGE] = 1
             words[L.W_SGE : L.W_SGE + L.SGE_WORDS] = (address, length, key)
         return post(self._device, self._q, words, 1, False)
