@@ -69,6 +69,24 @@ def test_options(words):
     assert len(document["results"]) == (23 if "-a" in words else 1)
 
 
+@pytest.mark.parametrize("test", ["send_lat", "send_bw", "write_lat"])
+def test_all_sizes_need_no_more_receives_than_one(test):
+    document = measured(test, "--loopback", "-a", "-n", "5", "-t", "4")
+    assert [result["n_iterations"] for result in document["results"]] == [5] * 23
+
+
+@pytest.mark.parametrize("test", ["read_bw", "read_lat"])
+def test_the_shortest_time_measures_something(test):
+    (result,) = measured(test, "--loopback", "-D", "1e-9", "-t", "4")["results"]
+    assert result["n_iterations"] >= 1
+
+
+@pytest.mark.parametrize("words", [("read_bw",), ("read_bw", "127.0.0.1")], ids=" ".join)
+def test_a_port_that_is_none_is_one_sentence(words):
+    done = subprocess.run([*COMMAND, *words, "-p", "70000"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "unpinned perf: port: must be an integer between 0 and 65535, not 70000\n")
+
+
 class Server:
     """`unpinned perf TEST` that waits for a client on a port of its own choosing."""
 

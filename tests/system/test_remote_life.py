@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -69,8 +70,10 @@ def test_an_open_address_needs_a_token(token):
 def test_an_address_is_one_address():
     with pytest.raises(ValueError, match="every address"):
         unpinned.serve({"t": TABLE}, address="0.0.0.0", token=TOKEN)
-    with pytest.raises(OSError, match="not an address of this machine"):
-        unpinned.serve({"t": TABLE}, address="192.0.2.1", token=TOKEN)
+    for address, problem in (("192.0.2.1", "not an address of this machine"), ("no such host", "is no address")):
+        with pytest.raises(OSError, match=problem) as refused:
+            unpinned.serve({"t": TABLE}, address=address, token=TOKEN)
+        assert refused.value.errno == errno.EADDRNOTAVAIL
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,8 @@ def test_an_address_is_one_address():
         ({"arrays": {}, "token": 12345678}, TypeError, "token"),
         ({"arrays": {}, "port": "5000"}, TypeError, "port"),
         ({"arrays": {}, "port": 70_000}, ValueError, "port: 70000"),
+        ({"arrays": {}, "address": "127.0.0.1:0"}, ValueError, "address: '127.0.0.1:0' has a port .* argument of its own"),
+        ({"arrays": {}, "address": "[::1]:5000"}, ValueError, "address: '\\[::1\\]:5000' has a port .* argument of its own"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, error, named):

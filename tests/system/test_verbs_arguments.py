@@ -23,6 +23,11 @@ def other():
     opened.context.close()
 
 
+def route(**parts):
+    """Attributes of a queue pair whose way to the peer has *parts* that differ."""
+    return v.QPAttr(ah_attr=v.AHAttr(is_global=1, gr=v.GlobalRoute(**{"dgid": v.GID("127.0.0.1"), **parts})))
+
+
 def queues(end, **more):
     return v.QPInitAttr(scq=end.cq, rcq=end.cq, **more)
 
@@ -47,6 +52,14 @@ def queues(end, **more):
         (lambda end, other: v.QP(end.pd, None), "init_attr"),
         (lambda end, other: v.QP(end.pd, queues(end, cap=None)), "cap: a QPCap"),
         (lambda end, other: v.QP(end.pd, queues(other)), "scq.*another device"),
+        (lambda end, other: v.QP(end.pd, queues(end)).to_rtr(route(dgid="127.0.0.1")), "dgid: a GID is needed, not str"),
+        (lambda end, other: v.QP(end.pd, queues(end)).to_rtr(route(sgid_index=3)), "sgid_index: 3"),
+        (lambda end, other: v.QP(end.pd, queues(end)).to_rtr(v.QPAttr(ah_attr=None)), "ah_attr: a AHAttr is needed"),
+        (lambda end, other: end.qp.modify(v.QPAttr(), None), "comp_mask"),
+        (lambda end, other: end.qp.modify(v.QPAttr(), 1 << 32), "comp_mask"),
+        (lambda end, other: v.QPAttr(qp_state="RTS"), "qp_state"),
+        (lambda end, other: end.mr.write(5), "data: a buffer is needed, not int"),
+        (lambda end, other: end.mr.write(memoryview(b"abcd")[::2]), "data: the buffer is not contiguous"),
         (lambda end, other: end.pd.advise_mr(0, 0, [5]), r"sg_list\[0\]: a SGE"),
         (lambda end, other: end.pd.advise_mr(0, 0, end.piece(0, 8)), "sg_list"),
     ],

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import os
+import resource
 import select
 import threading
 import time
@@ -37,6 +39,31 @@ def test_an_armed_queue_makes_the_descriptor_readable_once(ends):
     assert not select.select([channel.fd], [], [], 0)[0]
     with pytest.raises(TimeoutError):
         channel.get_cq_event(timeout=0.01)
+
+
+def test_a_descriptor_beyond_1023_waits_too(no_leaks):
+    """select() takes none of those, and a server has them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"RLIMIT_NOFILE is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    taken: list[int] = []
+    try:
+        while not taken or taken[-1] < 1024:
+            taken.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        with pair(channel=True) as (a, b):
+            channel = b.cq.comp_channel
+            assert channel.fd > 1023
+            with pytest.raises(TimeoutError):
+                channel.get_cq_event(timeout=0.01)
+            b.receive(0, 8)
+            b.cq.req_notify()
+            a.send(0, 8)
+            assert channel.get_cq_event(timeout=PATIENCE) is b.cq
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_solicited_events_only(ends):

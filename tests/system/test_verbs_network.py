@@ -108,6 +108,14 @@ with v.Context(address="{pair.left.ipv4}") as context:
     with warnings.catch_warnings(record=True) as caught:
         qp.to_rtr(v.QPAttr(path_mtu=v.IBV_MTU_4096, ah_attr=peer, dest_qp_num=5))
     print(context.query_port().active_mtu, qp.query()[0].path_mtu, caught[0].message)
+    for by in ("to_rtr", "to_rts", "modify"):
+        asked = v.QPAttr(qp_state=v.IBV_QPS_RTR, path_mtu=v.IBV_MTU_4096, ah_attr=peer, dest_qp_num=5)
+        mask = v.IBV_QP_STATE | v.IBV_QP_AV | v.IBV_QP_PATH_MTU | v.IBV_QP_DEST_QPN | v.IBV_QP_RQ_PSN
+        mask |= v.IBV_QP_MAX_DEST_RD_ATOMIC | v.IBV_QP_MIN_RNR_TIMER
+        other = v.QP(v.PD(context), v.QPInitAttr(scq=cq, rcq=cq), v.QPAttr())
+        with warnings.catch_warnings(record=True) as caught:
+            getattr(other, by)(asked, *([mask] if by == "modify" else []))
+        print(by, "warns of", caught[0].filename)
     six = v.AHAttr(is_global=1, gr=v.GlobalRoute(dgid=v.GID("2001:db8::2")))
     try:
         v.QP(v.PD(context), v.QPInitAttr(scq=cq, rcq=cq)).to_rtr(v.QPAttr(ah_attr=six))
@@ -118,4 +126,7 @@ with v.Context(address="{pair.left.ipv4}") as context:
     assert done.returncode == 0, done.stderr[-2000:]
     printed = done.stdout
     assert printed.startswith("3 3 path_mtu 4096 does not fit the interface of 192.0.2.1: lowered to 1024, which must be so at the peer")
+    assert [line for line in printed.splitlines() if "warns of" in line] == [
+        f"{by} warns of <string>" for by in ("to_rtr", "to_rts", "modify")
+    ]  # the line that asked, not one of ours
     assert "2001:db8::2 cannot be reached from 192.0.2.1" in printed

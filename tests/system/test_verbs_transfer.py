@@ -104,6 +104,14 @@ def test_inline_data_is_free_at_once(ends):
         a.mr.write(bytes(100))
         a.wait()
         assert b.wait().byte_len == 100 and b.mr.read(100) == bytes([i]) * 100
+    b.receive(0, 256)
+    a.mr.write(b"A" * 64 + b"B" * 64)
+    piece = a.piece(0, 64)
+    wr = v.SendWR(sg=piece, send_flags=v.IBV_SEND_INLINE | v.IBV_SEND_SIGNALED)
+    piece.addr, piece.length = a.mr.buf + 64, 8  # another request's by now
+    a.qp.post_send(wr)
+    a.wait()
+    assert b.wait().byte_len == 64 and b.mr.read(64) == b"A" * 64
     with pytest.raises(ValueError, match="max_inline_data is 256"):
         a.qp.post_send(v.SendWR(sg=a.piece(0, 257), send_flags=v.IBV_SEND_INLINE))
     wr = v.SendWR(opcode=v.IBV_WR_RDMA_READ, sg=a.piece(0, 8), send_flags=v.IBV_SEND_INLINE)
@@ -129,6 +137,31 @@ def test_batches(ends):
     assert not out["status"].any() and out["wr_id"].tolist() == list(range(64)) and set(out["byte_len"]) == {80}
     rows = np.frombuffer(a.mr.read(64 * 80), "<i8").reshape(64, 10)
     assert (rows == order[:, None] * 100 + np.arange(10)).all()
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "why"),
+    [
+        (np.zeros((8, 8), v.WC_DTYPE)[:, :4], v.ArgumentError, "out: the array is not contiguous"),
+        (np.zeros(64, np.int64)[::2], v.ArgumentError, "out: the array is not contiguous"),
+        (np.frombuffer(bytes(128), v.WC_DTYPE), v.ArgumentError, "out: the array is read-only"),
+        (np.zeros(8), v.ArgumentError, "out: records of WC_DTYPE .* not float64"),
+        ([], TypeError, "out: a ndarray is needed, not list"),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_loses_no_completion(ends, out, error, why):
+    a, b = ends
+    a.remote(v.IBV_WR_RDMA_READ, b.mr, 0, 0, 8, wr_id=7)
+    with pytest.raises(error, match=why):
+        a.cq.poll_into(out, PATIENCE)
+    assert a.wait().wr_id == 7
+
+
+def test_records_that_cannot_be_written_are_named(ends):
+    frozen = np.zeros(2, ends[0].qp.send_dtype)
+    frozen.flags.writeable = False
+    with pytest.raises(v.ArgumentError, match="wrs: the array is read-only"):
+        ends[0].qp.post_send_many(frozen)
 
 
 def test_a_full_queue_says_how_many_fitted():

@@ -111,7 +111,7 @@ def _result(message: Message) -> Result:
 
 def _report(control: Control, error: Exception) -> None:
     try:
-        control.send({"error": str(error)})
+        control.send({"error": getattr(error, "strerror", None) or str(error)})
     except OSError:
         pass
 

@@ -6,6 +6,7 @@ Place(address=Address(host='::1', port=5000), name='weights', index=(slice(10, 2
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -59,6 +60,15 @@ def parse_address(text: str | Address) -> Address:
     return Address(host, DEFAULT_PORT if port is None else int(port))
 
 
+def has_port(text: str) -> bool:
+    """Whether a port follows the host.
+
+    >>> has_port("127.0.0.1:0"), has_port("[::1]:5000"), has_port("node7"), has_port("::1")
+    (True, True, False, False)
+    """
+    return re.fullmatch(r"([^:]+|\[.*\]):\d*", text) is not None
+
+
 def parse_place(text: str) -> Place:
     """ADDRESS/NAME or ADDRESS/NAME[INDEX]. ValueError when it is neither."""
     where, slash, rest = text.partition("/")
@@ -99,5 +109,5 @@ def is_loopback(host: str) -> bool:
     try:
         found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except socket.gaierror as error:
-        raise OSError(error.errno, f"{host!r} is no address: {error.strerror}") from None
+        raise OSError(errno.EADDRNOTAVAIL, f"{host!r} is no address: {error.strerror}") from None
     return all(ipaddress.ip_address(address).is_loopback for address in found)

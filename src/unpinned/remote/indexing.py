@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 Offsets = NDArray[np.int64]
 
+_INT64 = np.iinfo(np.int64)
 _NOT_AN_INDEX = (
     "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or boolean arrays are valid indices"
 )
@@ -196,7 +197,7 @@ def _entry(entry: Any) -> Any:
     if isinstance(entry, (bool, np.bool_)):
         raise IndexError("True and False are no indices of a remote array; use a mask of its shape")
     if isinstance(entry, (int, np.integer)):
-        return operator.index(entry)
+        return _bounded(operator.index(entry))
     if isinstance(entry, (str, bytes)):
         raise IndexError(_NO_FIELDS)
     array = np.asarray(entry)
@@ -204,11 +205,22 @@ def _entry(entry: Any) -> Any:
         raise IndexError(_NO_FIELDS)
     if array.size == 0 and not isinstance(entry, np.ndarray):
         array = array.astype(np.int64)
+    if array.dtype == object and not isinstance(entry, np.ndarray):
+        for item in array.flat:  # integers beyond 64 bits are still integers
+            if type(item) is int:
+                _bounded(item)
     if array.dtype.kind not in "iub":
         raise IndexError(_NOT_AN_INDEX_ARRAY if isinstance(entry, np.ndarray) else _NOT_AN_INDEX)
     if array.ndim == 0:
         return _entry(array[()])
     return array
+
+
+def _bounded(number: int) -> int:
+    """*number*, if NumPy takes it for an index at all: it may lie within some axis."""
+    if not _INT64.min <= number <= _INT64.max:
+        raise IndexError(f"index {number} is out of bounds for every axis")
+    return number
 
 
 def _select_arrays(entries: tuple[Any, ...], probe: NDArray[Any], itemsize: int) -> Selection:

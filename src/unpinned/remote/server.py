@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from unpinned.host.recorder import Recorder
 from unpinned.host.udp import parse_address as resolve
-from unpinned.remote.addresses import DEFAULT_PORT, Address, is_loopback
+from unpinned.remote.addresses import DEFAULT_PORT, Address, has_port, is_loopback
 from unpinned.remote.admission import Admission, Limits
 from unpinned.remote.link import keep_alive
 from unpinned.remote.regions import Regions
@@ -298,6 +298,8 @@ def _check_arguments(arrays: object, address: object, token: object, port: objec
         raise TypeError(f"port: an integer is needed, not {type(port).__name__}")
     if not 0 <= port <= 65535:
         raise ValueError(f"port: {port} is not between 0 and 65535")
+    if isinstance(address, str) and has_port(address):
+        raise ValueError(f"address: {address!r} has a port in it, which is an argument of its own: port")
     if isinstance(address, str) and not is_loopback(address) and token is None:
         raise ValueError(f"{address} can be reached from other machines: a token is needed to serve there")
     if isinstance(token, str) and len(token.encode()) < TOKEN_BYTES_MIN:

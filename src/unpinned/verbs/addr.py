@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from unpinned.host.udp import IPAddress, address_words
 from unpinned.verbs.enums import IBV_GID_TYPE_ROCE_V2
-from unpinned.verbs.errors import ArgumentError, integer
+from unpinned.verbs.errors import ArgumentError, instance, integer
 
 
 class GID:
@@ -124,9 +124,13 @@ class AHAttr:
 
     @property
     def dgid(self) -> GID:
-        """The peer's GID. ArgumentError when there is none: RoCE needs one."""
+        """The peer's GID. ArgumentError when there is none, as RoCE needs one, or when it is to be reached from a GID of ours that
+        is not there."""
         if not self.is_global or self.gr is None or self.gr.dgid is None:
             raise ArgumentError("ah_attr", "RoCE needs a global address: is_global=1, gr=GlobalRoute(dgid=...)")
+        instance("gr", self.gr, GlobalRoute)
+        instance("dgid", self.gr.dgid, GID)
+        integer("sgid_index", self.gr.sgid_index, 0, 0)
         return self.gr.dgid
 
     @property

@@ -49,6 +49,8 @@ def rows_of(wrs: NDArray[Any], count: int | None, stride: int) -> NDArray[np.int
         raise ArgumentError("wrs", f"{need} ({8 * stride} bytes, not {wrs.dtype.itemsize})")
     if not wrs.flags.c_contiguous:
         raise ArgumentError("wrs", "the array is not contiguous")
+    if not wrs.flags.writeable:
+        raise ArgumentError("wrs", "the array is read-only, and the lengths are written to it")
     rows: NDArray[np.int64] = wrs.view(np.int64).reshape(-1, stride)
     return rows if count is None else rows[: integer("count", count, 0, len(rows))]
 

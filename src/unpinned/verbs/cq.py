@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -81,6 +82,18 @@ def _wc(record: list[int]) -> WC:
     if flags & e.IBV_WC_WITH_IMM:
         wc.imm_data = socket.htonl(imm)
     return wc
+
+
+def _words_of(out: NDArray[Any]) -> NDArray[np.int64]:
+    """The memory of an array for completions, which is written in place."""
+    instance("out", out, np.ndarray)
+    if out.dtype is not WC_DTYPE and out.dtype != WC_DTYPE and out.dtype != np.int64:
+        raise ArgumentError("out", f"records of WC_DTYPE (or int64 words) are needed, not {out.dtype}")
+    if not out.flags.c_contiguous:
+        raise ArgumentError("out", "the array is not contiguous")
+    if not out.flags.writeable:
+        raise ArgumentError("out", "the array is read-only")
+    return out.view(np.int64).reshape(-1)
 
 
 class _Event:
@@ -168,7 +181,9 @@ class CompChannel(Resource):
             if left is not None and left <= 0:
                 raise TimeoutError(errno.ETIMEDOUT, f"no completion event within {timeout} s")
             # In slices: another thread may close the channel meanwhile.
-            select.select([self.fileno()], [], [], 0.5 if left is None else min(left, 0.5))
+            poll = select.poll()  # not select: the descriptor may be beyond 1023
+            poll.register(self.fileno(), select.POLLIN)
+            poll.poll(500 if left is None else math.ceil(1000 * min(left, 0.5)))
         if expected_cq is not None and cq is not expected_cq:
             raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
@@ -278,9 +293,9 @@ class CQ(Resource):
     def poll_into(self, out: NDArray[Any], timeout: float = 0.0) -> int:
         """Take completions into *out*, a contiguous array of WC_DTYPE (or int64 words); how many (the batch extension).
 
-        Sleeps at most *timeout* seconds for the first one.
+        Sleeps at most *timeout* seconds for the first one. ArgumentError or TypeError for another *out*: no completion is lost.
         """
-        words = out.view(np.int64).reshape(-1)
+        words = _words_of(out)
         return self._take(words, words.size // L.CQE_WORDS, int(timeout * 1e9))
 
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import errno
 import functools
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
@@ -94,6 +96,19 @@ def wc_status_to_str(status: int) -> str:
 def status_errno(status: int) -> int:
     """The errno that stands for a work completion's status."""
     return _STATUS[status][1] if 0 <= status < len(_STATUS) else errno.EIO
+
+
+def caller_level() -> int:
+    """The ``stacklevel`` that makes a warning of the function that calls this one of the line outside the package that led to it.
+
+    A constant would not do: a queue pair gets to RTR by `modify`, `to_rtr` or `to_rts`.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]:
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def refused(number: int, text: str) -> OSError:

@@ -47,10 +47,21 @@ def buffer_of(source: Any) -> Buffer:
 
 def _of_array(array: NDArray[Any]) -> Buffer:
     if array.dtype.hasobject:
-        raise ArgumentError("length", f"dtype {array.dtype} holds Python objects")
+        raise ArgumentError("length", f"an array of dtype {array.dtype} holds Python objects, which mean nothing to a peer")
     if not array.flags.c_contiguous and not array.flags.f_contiguous:
         raise ArgumentError("length", "the array is not contiguous (np.ascontiguousarray copies it)")
     return Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable, array)
+
+
+def bytes_of(name: str, data: Any) -> memoryview:
+    """The bytes of *data*, a C-contiguous buffer; TypeError or ArgumentError that begin with *name*."""
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"{name}: a buffer is needed, not {type(data).__name__}") from None
+    if not view.c_contiguous:
+        raise ArgumentError(name, "the buffer is not contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def _copy(call: str, address: int, local: int, length: int) -> None:

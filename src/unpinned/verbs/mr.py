@@ -20,7 +20,7 @@ from unpinned.host.regions import Region
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Resource
 from unpinned.verbs.errors import ArgumentError, coded, instance, integer, unsupported
-from unpinned.verbs.memory import Buffer, buffer_of, peek, poke
+from unpinned.verbs.memory import Buffer, buffer_of, bytes_of, peek, poke
 from unpinned.verbs.pd import PD
 
 REMOTE = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
@@ -68,6 +68,7 @@ class MR(Resource):
             integer("access", access, 0, 0xFFFFFFFF)
         if implicit:
             if _is_buffer(length):
+                buffer_of(length)  # what is neither a length nor a buffer is told so
                 raise ArgumentError("implicit", "the region is the whole address space: it has no buffer")
             flags = _check_access(_DEFAULT if access is None else access)
             if not flags & e.IBV_ACCESS_ON_DEMAND:
@@ -208,7 +209,7 @@ class MR(Resource):
     def write(self, data: Any, length: int | None = None, offset: int = 0) -> None:
         """Write *data* (text: as UTF-8), or its first *length* bytes, at *offset*. EFAULT where the memory is gone."""
         self.device.check()
-        view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+        view = bytes_of("data", data.encode() if isinstance(data, str) else data)
         size = integer("length", view.nbytes if length is None else length, 0, view.nbytes)
         integer("offset", offset, 0, self.length)
         if size > self.length - offset:

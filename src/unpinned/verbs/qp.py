@@ -22,12 +22,12 @@ from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
 from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
 from unpinned.verbs.context import Resource
-from unpinned.verbs.errors import ArgumentError, closed, coded, instance, refused
+from unpinned.verbs.errors import ArgumentError, caller_level, closed, coded, instance, integer, refused
 from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
 from unpinned.verbs.port import MTU_BYTES, path_mtu
-from unpinned.verbs.wr import RecvWR, SendWR, signed
+from unpinned.verbs.wr import U32, U64, RecvWR, SendWR, signed
 
 _QP_ACCESS = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
 _INLINE_OPCODES = {
@@ -139,6 +139,7 @@ class QP(Resource):
         """
         instance("qp_attr", qp_attr, QPAttr)
         qp_attr.check()
+        integer("comp_mask", comp_mask, 0, U32)
         state = self.qp_state
         new = qp_attr.qp_state if comp_mask & e.IBV_QP_STATE else state
         if comp_mask & e.IBV_QP_CUR_STATE and qp_attr.cur_qp_state != state:
@@ -168,6 +169,7 @@ class QP(Resource):
         return self.device.queues.change(self._pair, state, {L.QP_STATE: new, **words})
 
     def _path(self, attr: QPAttr, access: int) -> setup.Path:
+        instance("ah_attr", attr.ah_attr, AHAttr)
         gid = attr.ah_attr.dgid
         local = self._device.endpoint.address
         if gid.address.version != local.version:
@@ -175,7 +177,7 @@ class QP(Resource):
         carried = path_mtu(local)
         if attr.path_mtu > carried:
             text = f"path_mtu {MTU_BYTES[attr.path_mtu]} does not fit the interface of {local}: lowered to {MTU_BYTES[carried]}"
-            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=6)
+            warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=caller_level())
             attr.path_mtu = carried
         high, low = gid.words
         return setup.Path(
@@ -273,7 +275,8 @@ class QP(Resource):
         words = wr._words.copy()
         words[L.W_FLAGS] &= ~e.IBV_SEND_INLINE
         if length:
-            address, key = self._stow(b"".join(peek(piece.addr, piece.length) for piece in wr._sg))
+            pieces = words[L.W_SGE : L.W_SGE + L.SGE_WORDS * len(wr._sg)].reshape(-1, L.SGE_WORDS)  # as when it was made
+            address, key = self._stow(b"".join(peek(int(addr) & U64, int(size)) for addr, size, _ in pieces))
             words[L.W_NSGE] = 1
             words[L.W_SGE : L.W_SGE + L.SGE_WORDS] = (address, length, key)
         return post(self._device, self._q, words, 1, False)

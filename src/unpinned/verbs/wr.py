@@ -184,6 +184,7 @@ class SendWR(_Plain):
         if number not in SEND_OPCODES:
             raise unsupported(f"opcode {number}")
         self._words[L.W_OPCODE] = self._opcode = number
+        self._pack_imm()
 
     @property
     def send_flags(self) -> int:
@@ -218,7 +219,11 @@ class SendWR(_Plain):
     def imm_data(self, value: int) -> None:
         """Immediate data; with SEND_WITH_INV the key to invalidate (in our byte order, as in verbs)."""
         self._imm = integer("imm_data", value, 0, U32)
-        inverted = self.opcode == e.IBV_WR_SEND_WITH_INV
+        self._pack_imm()
+
+    def _pack_imm(self) -> None:
+        """Which of the two it is, the opcode says, whichever was set first."""
+        inverted = self._opcode == e.IBV_WR_SEND_WITH_INV
         self._words[L.W_IMM] = self._imm if inverted else socket.ntohl(self._imm)
 
     @property
@@ -229,7 +234,7 @@ class SendWR(_Plain):
     @invalidate_rkey.setter
     def invalidate_rkey(self, value: int) -> None:
         self._imm = integer("invalidate_rkey", value, 0, U32)
-        self._words[L.W_IMM] = self._imm
+        self._pack_imm()
 
     def set_wr_rdma(self, rkey: int, addr: int) -> None:
         """Where at the peer an RDMA READ or WRITE reads or writes."""

@@ -11,14 +11,14 @@ from unpinned.remote.messages import Reader, encode
 OPTIONS = {"test": "read_bw", "size": 8}
 
 
-def answered(said: bytes) -> tuple[bytes, Exception]:
-    """What a server of read_bw answers to *said* and the end of the connection, and how it ends."""
+def answered(said: bytes, address: str | None = None) -> tuple[bytes, Exception]:
+    """What a server of read_bw (on *address*) answers to *said* and the end of the connection, and how it ends."""
     ours, theirs = socket.socketpair()
     ended: list[Exception] = []
 
     def be_server() -> None:
         try:
-            serve(theirs, "read_bw", None, Watcher())
+            serve(theirs, "read_bw", address, Watcher())
         except OSError as error:
             ended.append(error)
 
@@ -49,6 +49,12 @@ def test_a_client_that_is_none_hears_why(said, sentence):
     assert sentence in str(error)
     (message,) = Reader(1 << 16).feed(answer)
     assert sentence in message["error"]
+
+
+def test_what_the_system_refuses_is_told_as_a_sentence():
+    answer, _ = answered(encode({"unpinned-perf": 1, "options": OPTIONS}), "203.0.113.9")
+    (message,) = Reader(1 << 16).feed(answer)
+    assert message["error"] == "203.0.113.9 is not an address of this machine"
 
 
 def test_a_client_that_leaves_at_once_is_no_crash():

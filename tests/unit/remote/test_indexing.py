@@ -54,6 +54,12 @@ def indices(draw, shape):
     return tuple(entries)
 
 
+@pytest.mark.parametrize("index", [10**30, -(10**30), (slice(None), 1 << 63), np.uint64(1 << 63), [3, 10**30], [[-(10**30)]]])
+def test_an_index_beyond_64_bits_is_out_of_bounds(index):
+    with pytest.raises(IndexError, match=r"index -?\d{19,} is out of bounds"):
+        select(index, (4, 5), (40, 8), 8)
+
+
 def read(array, selection, bytes_max=1 << 30, blocks_max=1 << 30):
     """What the transfers do, on local memory."""
     raw = array.ravel(order="K").view("u1")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unpinned.host import system
-from unpinned.verbs.memory import buffer_of, peek, poke
+from unpinned.verbs.memory import buffer_of, bytes_of, peek, poke
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_a_buffer_is_kept_in_place():
 
 
 def test_empty_buffers():
+    assert not bytes_of("data", np.zeros((0, 3)))
     assert buffer_of(b"").length == 0
     assert buffer_of(np.zeros(0)).length == 0
 

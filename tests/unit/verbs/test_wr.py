@@ -35,6 +35,14 @@ def test_num_sge_takes_that_many_of_the_list():
     assert SendWR().num_sge == 0
 
 
+def test_the_opcode_says_what_the_immediate_is_even_if_it_is_set_last():
+    wr = SendWR(imm_data=0x01020304)
+    wr.opcode = e.IBV_WR_SEND_WITH_INV
+    assert wr._words[L.W_IMM] == 0x01020304
+    wr.opcode = e.IBV_WR_SEND_WITH_IMM
+    assert wr._words[L.W_IMM] == socket.ntohl(0x01020304)
+
+
 def test_the_key_to_invalidate_is_in_our_byte_order():
     wr = SendWR(opcode=e.IBV_WR_SEND_WITH_INV, imm_data=0x01020304)
     assert wr._words[L.W_IMM] == 0x01020304 == wr.invalidate_rkey
