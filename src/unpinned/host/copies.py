@@ -6,7 +6,10 @@ A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one o
   nobody has written yet is read from its file instead (`holes`).
 * PATH_PROCESS_VM: ``process_vm_readv/writev`` on our own pid, which obeys the page tables of that very moment and
   answers EFAULT where plain loads and stores would raise a signal. Neighbours of one direction share one call of up to
-  IOVECS descriptors, and ranges that touch share one remote iovec, so that the kernel pins their pages at once.
+  IOVECS descriptors. The call pins the pages of its remote side and copies from or to its local side as any system call
+  does; the remote side here is the *arena*, which is in huge pages and of which pieces with a packet's headers between
+  them are one iovec (the headers are copied onto themselves). So nobody pins a page of the region, and no page structure
+  of it moves to our core's cache, where its owner's munmap would miss it.
 * PATH_FOREIGN: the same, for memory that the application may replace at any moment. Linux tells of that too late to stop a
   copy; what was copied while a change of mappings was under way (it may have strayed) is counted in COPY_AT_RISK.
   What was never touched is read as zeros (`zeros`).
@@ -129,57 +132,77 @@ def _zeros(p: Block, b: Arena, s: Words, d: int) -> int:
 @kernel
 def _gather(p: Block, b: Arena, s: Words, d: int, end: int) -> int:
     """Collect descriptors like *d* into iovecs; returns the descriptor after them."""
-    op = p[d + P.DMA_OP]
-    count, remotes, after = 0, 0, -1
-    path = p[d + P.DMA_PATH]
+    op, path = p[d + P.DMA_OP], p[d + P.DMA_PATH]
+    count, regions, arenas, total = 0, 0, 0, 0
+    va_end, arena_end = -1, -1
     while d < end and count < L.IOVECS and p[d + P.DMA_OP] == op and p[d + P.DMA_PATH] == path:
         if p[d + P.DMA_STATE] == P.DMA_ISSUED:
             va, length = p[d + P.DMA_VA], p[d + P.DMA_LENGTH]
-            s[L.COPY_LOCAL + 2 * count] = address_of(b) + p[d + P.DMA_OFFSET]
-            s[L.COPY_LOCAL + 2 * count + 1] = length
-            s[L.COPY_INDEX + count] = d
-            count += 1
-            if va == after:
-                s[L.COPY_REMOTE + 2 * remotes - 1] += length
+            at = address_of(b) + p[d + P.DMA_OFFSET]
+            seam = at - arena_end
+            if arenas == 0 or seam < 0 or seam > L.SEAM:
+                arenas += _iovec(s, L.COPY_ARENA + 2 * arenas, at, length)
             else:
-                s[L.COPY_REMOTE + 2 * remotes] = va
-                s[L.COPY_REMOTE + 2 * remotes + 1] = length
-                remotes += 1
-            after = va + length
+                s[L.COPY_ARENA + 2 * arenas - 1] += seam + length
+                total += seam
+                if seam:  # copied onto itself
+                    regions += _iovec(s, L.COPY_REGION + 2 * regions, arena_end, seam)
+                    va_end = -1
+            if va == va_end:
+                s[L.COPY_REGION + 2 * regions - 1] += length
+            else:
+                regions += _iovec(s, L.COPY_REGION + 2 * regions, va, length)
+            total += length
+            va_end, arena_end = va + length, at + length
+            s[L.COPY_INDEX + count] = d
+            s[L.COPY_UPTO + count] = total
+            count += 1
         d += P.DMA_WORDS
-    s[L.COPY_COUNT] = count
-    s[L.COPY_REMOTES] = remotes
+    s[L.COPY_COUNT], s[L.COPY_REGIONS], s[L.COPY_ARENAS] = count, regions, arenas
     return d
+
+
+@kernel
+def _iovec(s: Words, at: int, address: int, length: int) -> int:
+    """Write one; returns 1."""
+    s[at] = address
+    s[at + 1] = length
+    return 1
 
 
 @kernel
 def _system_copy(p: Block, s: Words, end: int) -> int:
     """One call for the gathered descriptors, and what became of each; returns how many failed."""
-    read = p[s[L.COPY_INDEX] + P.DMA_OP] == P.OP_READ
-    done = _call(s, read, s[L.COPY_COUNT], s[L.COPY_REMOTES])
-    s[L.COPY_BYTES] += max(done, 0)
-    if done > 0 and s[L.COPY_UFFD] and p[s[L.COPY_INDEX] + P.DMA_PATH] == P.PATH_FOREIGN:
-        if pending(s[L.COPY_UFFD]):
-            s[L.COPY_AT_RISK] += done
+    first = s[L.COPY_INDEX]
+    done = _call(s, p[first + P.DMA_OP] == P.OP_READ, s[L.COPY_REGIONS], s[L.COPY_ARENAS])
+    at_risk = 0
+    if done > 0 and s[L.COPY_UFFD] and p[first + P.DMA_PATH] == P.PATH_FOREIGN:
+        at_risk = pending(s[L.COPY_UFFD])
     status = EFAULT if done >= 0 else -done
+    copied, failed = 0, 0
     for i in range(s[L.COPY_COUNT]):
         d = s[L.COPY_INDEX + i]
-        done -= p[d + P.DMA_LENGTH]
-        if done < 0:
-            return _settle(p, s, d, end, status)
+        short = s[L.COPY_UPTO + i] - done
+        copied += max(p[d + P.DMA_LENGTH] - max(short, 0), 0)
+        if short > 0:
+            failed = _settle(p, s, d, end, status)
+            break
         p[d + P.DMA_STATE] = P.DMA_DONE
-    return 0
+    s[L.COPY_BYTES] += copied
+    if at_risk:
+        s[L.COPY_AT_RISK] += copied
+    return failed
 
 
 @kernel
-def _call(s: Words, read: bool, locals_: int, remotes: int) -> int:
-    """The system call itself: bytes copied or -errno."""
+def _call(s: Words, read: bool, regions: int, arenas: int) -> int:
+    """The system call itself: bytes copied, seams included, or -errno. For the kernel the arena is the remote side."""
     s[L.COPY_CALLS] += 1
-    local = address_of(s) + 8 * L.COPY_LOCAL
-    remote = address_of(s) + 8 * L.COPY_REMOTE
+    region = address_of(s) + 8 * L.COPY_REGION
+    arena = address_of(s) + 8 * L.COPY_ARENA
     if read:
-        return sys_process_vm_readv(s[L.COPY_PID], local, locals_, remote, remotes)
-    return sys_process_vm_writev(s[L.COPY_PID], local, locals_, remote, remotes)
+        return sys_process_vm_writev(s[L.COPY_PID], region, regions, arena, arenas)
+    return sys_process_vm_readv(s[L.COPY_PID], region, regions, arena, arenas)
 
 
 @kernel
@@ -190,10 +213,8 @@ def _atomic(p: Block, s: Words, d: int) -> int:
     if p[d + P.DMA_PATH] == P.PATH_DIRECT:
         p[d + P.DMA_RESULT] = compare_exchange_at(va, x0, x1) if swap else fetch_add_at(va, x0)
         return 0
-    s[L.COPY_LOCAL] = address_of(s) + 8 * L.COPY_CELL
-    s[L.COPY_LOCAL + 1] = 8
-    s[L.COPY_REMOTE] = va
-    s[L.COPY_REMOTE + 1] = 8
+    _iovec(s, L.COPY_REGION, va, 8)
+    _iovec(s, L.COPY_ARENA, address_of(s) + 8 * L.COPY_CELL, 8)
     done = _call(s, True, 1, 1)
     if done == 8:
         p[d + P.DMA_RESULT] = compare_exchange(s, L.COPY_CELL, x0, x1) if swap else fetch_add(s, L.COPY_CELL, x0)

@@ -101,8 +101,30 @@ def test_neighbours_share_a_call_and_ranges_that_touch_an_iovec(memory: int) -> 
         batch.add(memory + i * PAGE, PAGE, P.OP_WRITE, i * PAGE)
     assert batch.run() == 0
     assert batch.s[L.COPY_CALLS] == 1
-    assert batch.s[L.COPY_REMOTES] == 1
+    assert batch.s[L.COPY_REGIONS] == batch.s[L.COPY_ARENAS] == 1
     assert batch.s[L.COPY_BYTES] == 15 * PAGE
+
+
+@pytest.mark.parametrize("op", [P.OP_WRITE, P.OP_READ])
+@pytest.mark.parametrize("seam", [1, 16, L.SEAM, L.SEAM + 1])
+def test_headers_between_two_pieces_are_left_as_they_are(holes: int, op: int, seam: int) -> None:
+    """And they count neither as copied, nor to a descriptor, wherever the call ends: page 8 is gone."""
+    batch = Batch()
+    region = view(holes, 8 * PAGE)
+    region[:] = np.random.default_rng(seam).integers(0, 256, region.size)
+    batch.b[:] = np.random.default_rng(seam + 1).integers(0, 256, batch.b.size)
+    before = batch.b.copy()
+    at = [12 + i * (PAGE + seam) for i in range(12)]
+    for i, offset in enumerate(at):
+        batch.add(holes + i * PAGE, PAGE, op, offset)
+    assert batch.run() == 4
+    assert batch.outcomes() == [0] * 8 + [errno.EFAULT] + [ECANCELED] * 3
+    assert batch.s[L.COPY_BYTES] == 8 * PAGE
+    for i in range(8):
+        assert (batch.b[at[i] : at[i] + PAGE] == region[i * PAGE : (i + 1) * PAGE]).all()
+        before[at[i] : at[i] + PAGE] = batch.b[at[i] : at[i] + PAGE]
+    assert (batch.b == before).all()
+    assert batch.s[L.COPY_ARENAS] == (1 if seam <= L.SEAM else 12)
 
 
 def test_a_change_of_direction_or_path_and_too_many_split_calls(memory: int) -> None:

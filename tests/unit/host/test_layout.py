@@ -5,11 +5,12 @@ from unpinned.host import layout as L
 
 
 def test_copy_words() -> None:
-    scalars = [value for name, value in vars(L).items() if name.startswith("COPY_") and value < L.COPY_LOCAL]
+    scalars = [value for name, value in vars(L).items() if name.startswith("COPY_") and value < L.COPY_REGION]
     assert len(set(scalars)) == len(scalars)
-    assert L.COPY_LOCAL + 2 * L.IOVECS == L.COPY_REMOTE
-    assert L.COPY_REMOTE + 2 * L.IOVECS == L.COPY_INDEX
-    assert L.COPY_INDEX + L.IOVECS == L.COPY_HOLES
+    assert L.COPY_REGION + 4 * L.IOVECS == L.COPY_ARENA
+    assert L.COPY_ARENA + 2 * L.IOVECS == L.COPY_INDEX
+    assert L.COPY_INDEX + L.IOVECS == L.COPY_UPTO
+    assert L.COPY_UPTO + L.IOVECS == L.COPY_HOLES
     assert L.COPY_HOLES + L.HOLES * L.HOLE_WORDS == L.COPY_UNTOUCHED
     assert L.COPY_UNTOUCHED + 2 * L.UNTOUCHED == L.COPY_WORDS
 
