@@ -63,7 +63,7 @@ PARTS: list[tuple[str, str, str]] = [
     ("unpinned.host.burst", "take_datagrams", "wwbww"),
     ("unpinned.host.copies", "execute", "wbw"),
     ("unpinned.host.burst", "scan_faults", "wwwww"),
-    ("unpinned.host.burst", "send_packets", "wwwbw"),
+    ("unpinned.host.burst", "send_packets", "wwwbww"),
     ("unpinned.hca.device", "turns", "wwbi"),
     ("unpinned.hca.device", "timers", "wwi"),
     ("unpinned.hca.device", "finish", "wwi"),

@@ -9,8 +9,11 @@ import numpy as np
 
 from unpinned.compiled import interpreted
 from unpinned.compiled.decorator import INTERPRETED, kernel
-from unpinned.compiled.folding import BLOCK_BYTES, fold, lanes
-from unpinned.compiled.intrinsics import load8, load32, load64
+from unpinned.compiled.folding import BLOCK_BYTES, fold, fold_copy, fold_shift, lanes
+from unpinned.compiled.intrinsics import copy_bytes, load8, load32, load64
+
+POLYNOMIAL = 0xEDB88320
+"""Reflected, as all polynomials here: bit 31 is x**0."""
 
 
 def _tables() -> np.ndarray:
@@ -18,7 +21,7 @@ def _tables() -> np.ndarray:
     rows = np.zeros((8, 256), np.int64)
     value = np.arange(256)
     for _ in range(8):
-        value = np.where(value & 1, value >> 1 ^ 0xEDB88320, value >> 1)
+        value = np.where(value & 1, value >> 1 ^ POLYNOMIAL, value >> 1)
     rows[0] = value
     for k in range(1, 8):
         rows[k] = rows[0][rows[k - 1] & 0xFF] ^ rows[k - 1] >> 8
@@ -71,5 +74,78 @@ def _crc32_folding(crc: int, address: int, length: int) -> int:
     return c ^ 0xFFFFFFFF
 
 
+@kernel
+def multiply(a: int, c: int) -> int:
+    """a * c mod P."""
+    product = 0
+    for _ in range(32):
+        product ^= a & -(c >> 31 & 1)
+        c <<= 1
+        a = a >> 1 ^ POLYNOMIAL & -(a & 1)
+    return product & 0xFFFFFFFF
+
+
+@kernel
+def power(base: int, exponent: int) -> int:
+    """base ** exponent mod P."""
+    result = 0x80000000
+    while exponent > 0:
+        if exponent & 1:
+            result = multiply(result, base)
+        base = multiply(base, base)
+        exponent >>= 1
+    return result
+
+
+@kernel
+def _copy_tables(target: int, source: int, length: int) -> int:
+    copy_bytes(target, source, length)
+    return crc32(0, target, length)
+
+
+@kernel
+def _copy_folding(target: int, source: int, length: int) -> int:
+    c = 0xFFFFFFFF
+    whole = length & -BLOCK_BYTES
+    if whole > 0:
+        c = fold_copy(c, target, source, whole)
+    if whole < length:
+        copy_bytes(target + whole, source + whole, length - whole)
+        c = _slice(c, target + whole, length - whole)
+    return c ^ 0xFFFFFFFF
+
+
+@kernel
+def _constant_tables(length: int) -> int:
+    return power(_X, 8 * length)
+
+
+@kernel
+def _constant_folding(length: int) -> int:
+    return power(_X, 8 * length - 96) << 1
+
+
+@kernel
+def _combine_folding(first: int, second: int, constant: int) -> int:
+    return fold_shift(first, constant) ^ second
+
+
+@kernel
+def _combine_tables(first: int, second: int, constant: int) -> int:
+    return multiply(first, constant) ^ second
+
+
+_X = 0x40000000
+_FOLDS = not INTERPRETED and lanes() > 0
+
 crc32 = interpreted.crc32 if INTERPRETED else _crc32_folding if lanes() else _crc32_tables
 """``crc32(crc, address, length)``: the CRC of *length* more bytes, continuing from *crc* (0 to start)."""
+
+crc32_copy = _copy_folding if _FOLDS else _copy_tables
+"""``crc32_copy(target, source, length)``: copy bytes, each read once, and return the CRC of the copy."""
+
+combine_constant = _constant_folding if _FOLDS else _constant_tables
+"""``combine_constant(length)``: what `combine` needs for a second part of *length* bytes, 16 at least."""
+
+combine = _combine_folding if _FOLDS else _combine_tables
+"""``combine(first, second, constant)``: the CRC of two parts that follow each other, from the CRC of each."""

@@ -17,10 +17,14 @@ from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
+from unpinned.compiled.intrinsics import emit_prefetch
+
 BLOCK_BYTES = 16
 _POLYNOMIAL = 0xEDB88320
 _BARRETT = (0x1DB710641, 0x1F7011641)  # P, and x**64 / P
 _IN_FLIGHT = 4
+_LINE = 64
+_AHEAD = 1024  # bytes between a copy and its prefetch, as in `copying`
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -56,10 +60,11 @@ def _pair(distance: int) -> tuple[int, int]:
 class _Folder:
     """Emits the code; one instance per kernel that contains it."""
 
-    def __init__(self, builder: Any, address: Any, length: Any) -> None:
+    def __init__(self, builder: Any, address: Any, length: Any, target: Any = None) -> None:
         self.builder = builder
         self.address = cgutils.alloca_once_value(builder, address)
         self.length = cgutils.alloca_once_value(builder, length)
+        self.target = None if target is None else cgutils.alloca_once_value(builder, builder.sub(target, address))
 
     def vector(self, words: list[int]) -> Any:
         return ir.Constant(ir.VectorType(_I64, len(words)), words)
@@ -77,14 +82,24 @@ class _Folder:
         return self.builder.xor(self.multiply(a, factors, 0x00), self.multiply(a, factors, 0x11))
 
     def load(self, width: int) -> Any:
-        """The next vector of *width* lanes; moves the address on."""
+        """The next vector of *width* lanes; moves the address on. It is stored at the target, if there is one."""
         builder = self.builder
         vector = ir.VectorType(_I64, 2 * width)
         address = builder.load(self.address)
         builder.store(builder.add(address, ir.Constant(_I64, 16 * width)), self.address)
         left = builder.sub(builder.load(self.length), ir.Constant(_I64, 16 * width))
         builder.store(left, self.length)
-        return builder.load(builder.inttoptr(address, vector.as_pointer()), align=1)
+        data = builder.load(builder.inttoptr(address, vector.as_pointer()), align=1)
+        if self.target is not None:
+            place = builder.add(address, builder.load(self.target))
+            builder.store(data, builder.inttoptr(place, vector.as_pointer()), align=1)
+        return data
+
+    def ask_ahead(self, length: int) -> None:
+        """Prefetch *length* bytes of what will be copied AHEAD bytes further on."""
+        for offset in range(0, length if self.target is not None else 0, _LINE):
+            place = self.builder.add(self.builder.load(self.address), ir.Constant(_I64, _AHEAD + offset))
+            emit_prefetch(self.builder, place, False)
 
     def has(self, width: int) -> Any:
         """Are *width* more lanes there?"""
@@ -103,6 +118,8 @@ class _Folder:
         builder.position_at_end(head)
         builder.cbranch(self.has(step), body, done)
         builder.position_at_end(body)
+        if step > width:
+            self.ask_ahead(16 * step)
         for accumulator in accumulators:
             moved = self.move(builder.load(accumulator), [16 * step] * width)
             builder.store(builder.xor(moved, self.load(width)), accumulator)
@@ -160,20 +177,53 @@ class _Folder:
         return builder.lshr(low, ir.Constant(_I64, 32))
 
 
+def _fold(builder: Any, folder: _Folder, crc: Any) -> Any:
+    """Code of `fold` and `fold_copy`."""
+    width = lanes()
+    lane = cgutils.alloca_once(builder, ir.VectorType(_I64, 2))
+    with builder.if_else(folder.has(width)) as (many, few):
+        with many:
+            folder.wide(width, crc, lane)
+        with few:
+            builder.store(folder.start(folder.load(1), crc), lane)
+    folder.repeat(1, 1, [lane])
+    return folder.reduce(builder.load(lane))
+
+
 @intrinsic
 def fold(typing_context: Any, crc: Any, address: Any, length: Any) -> Any:
     """``fold(crc, address, length)``: the CRC register (not inverted) after ``length & ~15`` bytes, at least 16."""
-    width = lanes()
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        folder = _Folder(builder, args[1], args[2])
-        lane = cgutils.alloca_once(builder, ir.VectorType(_I64, 2))
-        with builder.if_else(folder.has(width)) as (many, few):
-            with many:
-                folder.wide(width, args[0], lane)
-            with few:
-                builder.store(folder.start(folder.load(1), args[0]), lane)
-        folder.repeat(1, 1, [lane])
-        return folder.reduce(builder.load(lane))
+        return _fold(builder, _Folder(builder, args[1], args[2]), args[0])
 
     return types.int64(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def fold_copy(typing_context: Any, crc: Any, target: Any, source: Any, length: Any) -> Any:
+    """``fold_copy(crc, target, source, length)``: the same, and the bytes are copied to *target*; each is read once.
+
+    The source may be out of the cache and is asked for ahead; the target is expected to be in it.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _fold(builder, _Folder(builder, args[2], args[3], args[1]), args[0])
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def fold_shift(typing_context: Any, crc: Any, constant: Any) -> Any:
+    """``fold_shift(crc, constant)``: the register after n bytes of zeros; *constant* is ``x**(8 * n - 96) mod P``, shifted by one.
+
+    That is `_Folder.move` by n - 16 bytes, of a lane that holds nothing but the register.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        folder = _Folder(builder, *args)
+        empty = folder.vector([0, 0])
+        lane, factor = (builder.insert_element(empty, each, ir.Constant(_I32, 0)) for each in args)
+        return folder.reduce(folder.multiply(lane, factor, 0x00))
+
+    return types.int64(types.int64, types.int64), generate

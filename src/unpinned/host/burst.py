@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import fetch_add, store_release
+from unpinned.compiled.crc32 import combine_constant
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import eventfd_write, futex_wake, monotonic_ns
 from unpinned.compiled.views import words_at
@@ -30,7 +31,7 @@ from unpinned.paging.faults import fault_scanned, fault_take
 from unpinned.recording import layout as R
 from unpinned.wire import headers as W
 from unpinned.wire.bytes import be24
-from unpinned.wire.icrc import put_icrc, template4, template6, verify
+from unpinned.wire.icrc import put_icrc, put_icrc_of, template4, template6, verify
 
 ICRC = 4
 EMSGSIZE = 90
@@ -111,7 +112,24 @@ def take_packet(e, h, b, solver, o, n, k):
 
 
 @kernel
-def send_packets(e, h, p, b, u):
+def seal(e, h, p, b, c, t, ident):
+    """Put the ICRC behind the packet of the line at *t*; its payload may have been summed when it was copied."""
+    o = h[t + L.T_OFFSET]
+    n = h[t + L.T_LENGTH] - ICRC
+    first = h[t + L.T_FIRST]
+    if h[t + L.T_END] == first + 1 and first < H.SUMS and c[H.COPY_SUMS + first] >= 0:
+        d = p[P.DMA] + first * P.DMA_WORDS
+        length = p[d + P.DMA_LENGTH]
+        if p[d + P.DMA_OFFSET] + length == o + n:  # no pad behind it
+            if e[E.E_SUM_LENGTH] != length:
+                e[E.E_SUM_LENGTH] = length
+                e[E.E_SUM_CONSTANT] = combine_constant(length)
+            return put_icrc_of(b, h[L.H_TX_TEMPLATE], e[E.E_TX_TEMPLATE], o, n, ident, length, c[H.COPY_SUMS + first], e[E.E_SUM_CONSTANT])
+    return put_icrc(b, h[L.H_TX_TEMPLATE], e[E.E_TX_TEMPLATE], o, n, ident)
+
+
+@kernel
+def send_packets(e, h, p, b, u, c):
     """Seal and send the burst's packets, equal neighbours to one peer in one segmented send."""
     i = 0
     count = h[L.H_TX_COUNT]
@@ -137,7 +155,7 @@ def send_packets(e, h, p, b, u):
             n = h[t + L.T_LENGTH]
             if h[t + L.T_QP] != q or n > step or not copied(p, h[t + L.T_FIRST], h[t + L.T_END]):
                 break
-            put_icrc(b, h[L.H_TX_TEMPLATE], e[E.E_TX_TEMPLATE], h[t + L.T_OFFSET], n - ICRC, k if u[H.U_GSO] else 0)
+            seal(e, h, p, b, c, t, k if u[H.U_GSO] else 0)
             length += n
             k += 1
             i += 1
@@ -267,7 +285,7 @@ def burst(e, h, p, b, u, c, m, solver):
         took(e, p, c[H.COPY_SPENT], now)
         executed(e)
     if h[L.H_TX_COUNT]:
-        send_packets(e, h, p, b, u)
+        send_packets(e, h, p, b, u, c)
     if e[E.E_SCANS]:
         scan_faults(e, h, p, c, m)
     tell(e, h, p)

@@ -3,7 +3,7 @@
 A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one of two paths:
 
 * PATH_DIRECT: loads and stores at our own mapping of memory whose end cannot move. Nothing here can fault for good. What
-  nobody has written yet is read from its file instead (`holes`).
+  nobody has written yet is read from its file instead (`holes`). A packet's payload is summed as it is copied (COPY_SUMS).
 * PATH_PROCESS_VM: ``process_vm_readv/writev`` on our own pid, which obeys the page tables of that very moment and
   answers EFAULT where plain loads and stores would raise a signal. Neighbours of one direction share one call of up to
   IOVECS descriptors. The call pins the pages of its remote side and copies from or to its local side as any system call
@@ -27,6 +27,7 @@ import numpy as np
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import compare_exchange, compare_exchange_at, fetch_add, fetch_add_at
 from unpinned.compiled.copying import copy_ahead
+from unpinned.compiled.crc32 import crc32_copy
 from unpinned.compiled.intrinsics import address_of
 from unpinned.compiled.libc import EFAULT, monotonic_ns, sys_process_vm_readv, sys_process_vm_writev
 from unpinned.host import layout as L
@@ -57,6 +58,8 @@ def execute(p: Block, b: Arena, s: Words) -> int:
     since = monotonic_ns()
     failed = 0
     end_run(s)
+    for i in range(min(p[P.DMA_COUNT], L.SUMS)):
+        s[L.COPY_SUMS + i] = -1
     d = p[P.DMA]
     end = d + p[P.DMA_COUNT] * P.DMA_WORDS
     while d < end:
@@ -110,7 +113,11 @@ def _direct(p: Block, b: Arena, s: Words, d: int) -> None:
     local = address_of(b) + p[d + P.DMA_OFFSET]
     if p[d + P.DMA_OP] == P.OP_READ:
         if (s[L.COPY_HOLED] == 0 and s[L.COPY_ZEROS] < 0) or read_hole(s, va, length, local) == 0:
-            copy_ahead(local, va, length)
+            i = (d - p[P.DMA]) // P.DMA_WORDS
+            if length < L.SUMMED or i >= L.SUMS:
+                copy_ahead(local, va, length)
+            else:
+                s[L.COPY_SUMS + i] = crc32_copy(local, va, length)
     else:
         copy_ahead(va, local, length)
     s[L.COPY_DIRECT_BYTES] += length

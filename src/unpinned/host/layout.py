@@ -45,12 +45,15 @@ IOVECS: Final = 64  # descriptors of one system call
 COPY_ARENA: Final = COPY_REGION + 4 * IOVECS  # iovecs into the arena: IOVECS of 2 words
 COPY_INDEX: Final = COPY_ARENA + 2 * IOVECS  # the descriptors of the current system call
 COPY_UPTO: Final = COPY_INDEX + IOVECS  # how many bytes the call has copied when each is done
-COPY_HOLES: Final = COPY_UPTO + IOVECS  # `holes`: HOLES times end, start, file
+COPY_SUMS: Final = COPY_UPTO + IOVECS  # of each descriptor: the CRC of what was read, -1: nobody has summed it
+SUMS: Final = 2048  # most descriptors of a batch that have one
+COPY_HOLES: Final = COPY_SUMS + SUMS  # `holes`: HOLES times end, start, file
 HOLES: Final = 64
 HOLE_WORDS: Final = 3
 COPY_UNTOUCHED: Final = COPY_HOLES + HOLES * HOLE_WORDS  # `zeros`: UNTOUCHED times start, end
 UNTOUCHED: Final = 16
 COPY_WORDS: Final = COPY_UNTOUCHED + 2 * UNTOUCHED
+SUMMED: Final = 1024  # bytes: fewer are not summed while they are copied
 SLOW_NS: Final = 1_000_000
 SEAM: Final = 64  # pieces of the arena that are no further apart are copied as one: the headers of a packet fit between
 

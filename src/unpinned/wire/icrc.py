@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 from unpinned.compiled import kernel
-from unpinned.compiled.crc32 import crc32
+from unpinned.compiled.crc32 import POLYNOMIAL, combine, crc32, multiply, power
 from unpinned.compiled.intrinsics import address_of, copy_bytes
 from unpinned.wire.bytes import le32, put8, put16, put32, put64, put_le32
 from unpinned.wire.headers import BTH_ECN
@@ -52,8 +52,7 @@ IDENT_WINDOW = 256
 _ONES = -1
 _DONT_FRAGMENT = 0x4000
 _UDP = 17
-_POLYNOMIAL = 0xEDB88320  # bit 31 is x**0: all polynomials here are reflected
-_ONE = 0x80000000
+_INVERSE_X = (POLYNOMIAL & 0x7FFFFFFF) << 1 | 1  # P without its x**0 term, divided by x
 
 assert TEMPLATE6_BYTES + BTH_BYTES <= TEMPLATE_BYTES
 
@@ -103,6 +102,12 @@ def icrc(b: Any, t: int, tlen: int, o: int, n: int, ident: int) -> int:
 
     *ident* is its IPv4 identification (not used for IPv6). *n* is at least 12.
     """
+    return crc32(_begin(b, t, tlen, o, n, ident), address_of(b) + o + BTH_BYTES, n - BTH_BYTES)
+
+
+@kernel
+def _begin(b: Any, t: int, tlen: int, o: int, n: int, ident: int) -> int:
+    """As far as the BTH."""
     udp_length = UDP_BYTES + n + ICRC_BYTES
     if tlen == TEMPLATE4_BYTES:
         put32(b, t + LRH_BYTES + 2, (IPV4_BYTES + udp_length) << 16 | ident)
@@ -112,14 +117,21 @@ def icrc(b: Any, t: int, tlen: int, o: int, n: int, ident: int) -> int:
     base = address_of(b)
     copy_bytes(base + t + tlen, base + o, BTH_BYTES)
     put8(b, t + tlen + BTH_ECN, 0xFF)
-    head = crc32(0, base + t, tlen + BTH_BYTES)
-    return crc32(head, base + o + BTH_BYTES, n - BTH_BYTES)
+    return crc32(0, base + t, tlen + BTH_BYTES)
 
 
 @kernel
 def put_icrc(b: Any, t: int, tlen: int, o: int, n: int, ident: int) -> int:
     """Compute the ICRC and store it behind the *n* bytes at *o*; the packet's whole length."""
     put_le32(b, o + n, icrc(b, t, tlen, o, n, ident))
+    return n + ICRC_BYTES
+
+
+@kernel
+def put_icrc_of(b: Any, t: int, tlen: int, o: int, n: int, ident: int, summed: int, crc: int, constant: int) -> int:
+    """`put_icrc`, where *crc* is that of the last *summed* bytes already and *constant* is `combine_constant` of these."""
+    head = crc32(_begin(b, t, tlen, o, n, ident), address_of(b) + o + BTH_BYTES, n - BTH_BYTES - summed)
+    put_le32(b, o + n, combine(head, crc, constant))
     return n + ICRC_BYTES
 
 
@@ -156,35 +168,10 @@ def solve(difference: int, n: int, solver: Any) -> int:
     if solver[slot] != n:
         solver[slot] = n
         # The field is followed by the other 14 bytes of the IP header, then UDP, BTH ... pad.
-        solver[slot + 1] = _inverse_power(8 * (14 + UDP_BYTES + n) + 32)
-    found = _multiply(difference, solver[slot + 1])
+        solver[slot + 1] = power(_INVERSE_X, 8 * (14 + UDP_BYTES + n) + 32)
+    found = multiply(difference, solver[slot + 1])
     if found & 0xFFFF:
         return -1  # degree 16 or more
     # Reflected: bit 31 is x**0, and the wire's most significant byte holds the highest powers, low bit first.
     low_first = found >> 16
     return (low_first & 0xFF) << 8 | low_first >> 8
-
-
-@kernel
-def _multiply(a: int, c: int) -> int:
-    """a * c mod P."""
-    product = 0
-    for _ in range(32):
-        product ^= a & -(c >> 31 & 1)
-        c <<= 1
-        a = a >> 1 ^ _POLYNOMIAL & -(a & 1)
-    return product & 0xFFFFFFFF
-
-
-@kernel
-def _inverse_power(exponent: int) -> int:
-    """x ** -exponent mod P."""
-    result = _ONE
-    # P without its x**0 term, divided by x, is the inverse of x.
-    square = (_POLYNOMIAL & 0x7FFFFFFF) << 1 | 1
-    while exponent > 0:
-        if exponent & 1:
-            result = _multiply(result, square)
-        square = _multiply(square, square)
-        exponent >>= 1
-    return result

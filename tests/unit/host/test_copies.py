@@ -2,6 +2,7 @@
 
 import errno
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,23 @@ def test_a_change_of_direction_or_path_and_too_many_split_calls(memory: int) -> 
     assert batch.run() == 0
     assert batch.s[L.COPY_CALLS] == 4
     assert batch.s[L.COPY_DIRECT_BYTES] == 8
+
+
+@BOTH
+def test_what_is_sent_is_summed_where_it_is_copied_by_us(memory: int, path: int) -> None:
+    """The sums of one batch are not taken for those of the next."""
+    batch = Batch()
+    view(memory, PAGES * PAGE)[:] = np.random.default_rng(1).integers(0, 256, PAGES * PAGE)
+    lengths = [L.SUMMED - 1, L.SUMMED, 4095, 4096]
+    for i, length in enumerate(lengths):
+        batch.add(memory + 7 + i * PAGE, length, P.OP_READ, 12 + 4112 * i, path)
+    assert batch.run() == 0
+    wanted = [zlib.crc32(batch.b[12 + 4112 * i :][:length]) if length >= L.SUMMED else -1 for i, length in enumerate(lengths)]
+    sums = batch.s[L.COPY_SUMS : L.COPY_SUMS + 4]
+    assert sums.tolist() == (wanted if path == P.PATH_DIRECT else [-1] * 4)
+    batch.p[P.DMA_COUNT] = 0
+    batch.add(memory, 4096, P.OP_WRITE, 0, path)
+    assert batch.run() == 0 and sums[0] == -1
 
 
 def test_order_is_kept_between_a_write_and_a_read_of_the_same_bytes(memory: int) -> None:

@@ -10,7 +10,8 @@ def test_copy_words() -> None:
     assert L.COPY_REGION + 4 * L.IOVECS == L.COPY_ARENA
     assert L.COPY_ARENA + 2 * L.IOVECS == L.COPY_INDEX
     assert L.COPY_INDEX + L.IOVECS == L.COPY_UPTO
-    assert L.COPY_UPTO + L.IOVECS == L.COPY_HOLES
+    assert L.COPY_UPTO + L.IOVECS == L.COPY_SUMS
+    assert L.COPY_SUMS + L.SUMS == L.COPY_HOLES
     assert L.COPY_HOLES + L.HOLES * L.HOLE_WORDS == L.COPY_UNTOUCHED
     assert L.COPY_UNTOUCHED + 2 * L.UNTOUCHED == L.COPY_WORDS
 

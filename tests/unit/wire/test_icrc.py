@@ -1,9 +1,12 @@
 """`icrc`: which identifications are believed, and what is left alone."""
 
+import zlib
+
 import numpy as np
 import pytest
 
 from support.wire import PACKET, TEMPLATE, arena, put_template, solver
+from unpinned.compiled.crc32 import combine_constant
 from unpinned.wire import icrc as I
 from unpinned.wire import opcodes as O
 
@@ -75,6 +78,19 @@ def test_a_template_serves_packets_of_any_length_in_any_order(b: np.ndarray) -> 
         stored.setdefault(n, bytes(b[o + n : o + n + 4]))
         assert bytes(b[o + n : o + n + 4]) == stored[n]
         assert I.verify(b, t, tlen, o, n, 0, -1, s) == 33333
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("n", "summed"), [(28, 16), (1052, 1024), (1040, 1028), (1090, 1037)])
+def test_a_payload_that_is_summed_already_gives_the_same(b: np.ndarray, version: int, n: int, summed: int) -> None:
+    address = bytes(range(4 if version == 4 else 16))
+    tlen = put_template(b, version, address, address[::-1], 0xC001)
+    I.put_icrc(b, TEMPLATE, tlen, PACKET, n, 14)
+    wanted = b.copy()
+    b[PACKET + n : PACKET + n + 4] = 0
+    crc = zlib.crc32(b[PACKET + n - summed : PACKET + n])
+    assert I.put_icrc_of(b, TEMPLATE, tlen, PACKET, n, 14, summed, crc, combine_constant(summed)) == n + 4
+    assert (b == wanted).all()
 
 
 @pytest.mark.parametrize("n", [12, 16, 60, 124, 1052, 4124])
