@@ -498,6 +498,38 @@ print("fine")
     assert printed == "fine\n"
 
 
+def test_a_context_that_finds_no_descriptor_left_says_so_and_leaves_none():
+    """Nor does it go on with less than this kernel can do: a shortage passes."""
+    printed = run("""
+import resource
+from support.leaks import holdings, leaked
+from unpinned.host import layout as H
+def had(device): return device.notifier.refused, device._scratch[2][H.SCAN_MODE]
+plenty = had(a.context.device)
+a.context.close()
+b.context.close()
+before, hard = holdings(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(64)]  # a limit is one of numbers: fill the gaps
+limit = taken[-1] + 1
+failures = 0
+while True:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit + failures, hard))
+    try:
+        context = v.Context()
+        break
+    except OSError as error:
+        assert "Too many open files" in str(error), error
+        failures += 1
+assert had(context.device) == plenty
+context.close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for fd in taken: os.close(fd)
+assert not leaked(before), leaked(before)
+print(failures)
+""")
+    assert int(printed) >= 4
+
+
 def test_munmap_with_the_gil_held_beside_the_control_plane():
     """NumPy frees large arrays holding the GIL; registering and closing in another thread must not be in its way."""
     printed = run("""

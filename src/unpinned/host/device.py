@@ -64,12 +64,15 @@ class Device:
         self.descriptors: set[int] = set()
         """Event descriptors of completion channels, for a forked child to close."""
         self._threads: list[process.KernelThread] = []
+        self.e = np.zeros(E.E_WORDS, np.int64)
+        self.e[E.E_WAKE_FD] = -1
+        self._scratch: tuple[Words, ...] = ()
         try:
             self._build()
             self.notifier = process.acquire_notifier()
             self._scratch[1][H.COPY_UFFD] = self.notifier.g[E.G_UFFD]
         except BaseException:
-            self.endpoint.close()
+            self._close_descriptors()
             raise
         try:
             self.notifier.add(self.e)
@@ -91,7 +94,6 @@ class Device:
         self.p[P.HORIZON_NS] = self.p[P.PROVISIONAL_NS] = HORIZON_NS
         self.p[P.PROVISIONAL_TRUST_NS] = PROVISIONAL_TRUST_NS
         self.b = system.zeroed(arena + 4096)
-        self.e = np.zeros(E.E_WORDS, np.int64)
         self.tables = setup.Tables(self.h, self.p)
         self.regions, self.queues = Regions(self), Queues(self)
         solver = np.zeros(SOLVER_WORDS, np.int64)
@@ -190,9 +192,13 @@ class Device:
         return True
 
     def _close_descriptors(self) -> None:
+        """As many as there are: `_build` may have failed halfway."""
         self.endpoint.close()
-        close_scratch(self._scratch[2])
-        os.close(int(self.e[E.E_WAKE_FD]))
+        if self._scratch:
+            close_scratch(self._scratch[2])
+        wake_fd, self.e[E.E_WAKE_FD] = int(self.e[E.E_WAKE_FD]), -1
+        if wake_fd >= 0:
+            os.close(wake_fd)
 
     def forget(self) -> None:
         """In a forked child: close the descriptors; threads, lock and blocks belong to the parent."""

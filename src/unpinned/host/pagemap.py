@@ -34,6 +34,7 @@ from unpinned.compiled.libc import (
 from unpinned.compiled.views import words_at
 from unpinned.host import layout as L
 from unpinned.host.layout import Words
+from unpinned.host.system import SHORTAGES
 
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 PAGE_IS_PRESENT = 8
@@ -50,14 +51,16 @@ _SIZE, _FLAGS, _START, _END, _WALK_END, _VECTOR, _VECTOR_LENGTH, _MAX, _INVERTED
 def scan_scratch(mode: int | None = None) -> Words:
     """Scratch for the scan kernels, of one thread; opens /proc/self/pagemap, which `close_scratch` closes.
 
-    *mode* (MODE_*): None takes the best that works here. OSError when *mode* is asked for and does not work.
+    *mode* (MODE_*): None takes the best that works here. OSError when *mode* is asked for and does not work, or there is no
+    descriptor left: that passes, and what was chosen would stay.
     """
     if mode is None:
         for candidate in (L.MODE_IOCTL, L.MODE_FILE):
             try:
                 return scan_scratch(candidate)
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise
         return scan_scratch(L.MODE_MINCORE)
     s = np.zeros(L.SCAN_WORDS, np.int64)
     s[L.SCAN_MODE] = mode

@@ -30,6 +30,7 @@ import numpy as np
 from unpinned.host import engine_words as E
 from unpinned.host.control import DONE, end_notifier, leave_device, serve_device
 from unpinned.host.notify import notify
+from unpinned.host.system import SHORTAGES
 from unpinned.host.userfaultfd import Userfaultfd, notify_scratch
 
 if TYPE_CHECKING:
@@ -93,12 +94,21 @@ class Notifier:
         try:
             self.source = Userfaultfd.open()
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             self.refused = error.strerror or str(error)
             return
         self.g[E.G_UFFD] = self.source.fd
-        self.g[E.G_WAKE_FD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.g[E.G_SCRATCH], self.g[E.G_SCRATCH_LENGTH] = self._scratch.ctypes.data, self._scratch.size
-        self._thread = KernelThread(self, notify, self.g)
+        self.g[E.G_WAKE_FD] = -1
+        try:
+            self.g[E.G_WAKE_FD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.g[E.G_SCRATCH], self.g[E.G_SCRATCH_LENGTH] = self._scratch.ctypes.data, self._scratch.size
+            self._thread = KernelThread(self, notify, self.g)
+        except BaseException:
+            if self.g[E.G_WAKE_FD] >= 0:
+                os.close(int(self.g[E.G_WAKE_FD]))
+            self.source.close()
+            raise
 
     def add(self, e: Any) -> None:
         """Apply events to the device of engine block ``e`` from now on."""

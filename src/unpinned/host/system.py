@@ -24,6 +24,8 @@ F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What passes, and says nothing of what the kernel can do."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _word, _int = ctypes.c_size_t, ctypes.c_int
