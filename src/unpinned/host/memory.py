@@ -231,6 +231,8 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
 
 def _end_is_fixed(vma: Vma, file_end: int, alias_end: int) -> bool:
     """Can no access below *alias_end*, which maps the file up to *file_end*, ever lie behind the end of the file?"""
+    if owned.sealed_length(vma) >= file_end:
+        return True
     try:
         if vma.device != _anonymous_device():
             return False

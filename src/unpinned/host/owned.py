@@ -45,6 +45,18 @@ DESCRIPTORS = 256
 """So many arrays keep their descriptor: the rest must do without, as processes may have few."""
 
 _blocks: dict[Identity, weakref.ref[_Holder]] = {}
+_descriptors: set[int] = set()
+"""Each `Block.fd` that this process has open."""
+
+
+def _after_fork_in_child() -> None:
+    """It reads nothing by them, and they would keep the memory when all arrays on it are gone."""
+    while _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(_descriptors.pop())
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Holder:
@@ -84,6 +96,13 @@ def holder_of(vma: Vma) -> _Holder | None:
     return holder if holder is not None and holder.block.pid == os.getpid() else None
 
 
+def sealed_length(vma: Vma) -> int:
+    """How long the file that *vma* maps will always be: 0 unless it is ours, or a parent's."""
+    reference = _blocks.get((vma.device, vma.inode))
+    holder = reference() if reference is not None else None
+    return holder.block.length if holder is not None else 0
+
+
 def _allocate(size: int, huge: bool) -> _Holder:
     length = system.page_ceil(size)
     alignment = system.HUGE if length >= system.HUGE else system.PAGE
@@ -101,10 +120,13 @@ def _allocate(size: int, huge: bool) -> _Holder:
         status = os.fstat(fd)
         kept = fd if fd < system.PAGE and len(_blocks) < DESCRIPTORS else -1
         block = Block(bases[0], bases[1], length, (status.st_dev, status.st_ino), os.getpid(), kept)
+        if kept >= 0:
+            _descriptors.add(kept)
         holder = _hold(block)
     except BaseException:
         for base in bases:
             system.unmap(base, length)
+        _descriptors.discard(fd)
         os.close(fd)
         raise
     if kept < 0:
@@ -127,4 +149,5 @@ def _release(block: Block) -> None:
         if block.pid == os.getpid():
             system.unmap(block.device_base, block.length)
             if block.fd >= 0:
+                _descriptors.discard(block.fd)
                 os.close(block.fd)

@@ -81,6 +81,7 @@ import numpy as np
 from unpinned.host import owned
 from unpinned.host.memory import Kind, map_buffer
 from unpinned.host.vmas import vmas
+from unpinned.paging import layout as P
 array = owned.empty(4096, 'u1')
 mapping = map_buffer(array.ctypes.data, 4096, True, array)
 assert mapping.kind is Kind.OWNED
@@ -89,12 +90,45 @@ if pid == 0:
     assert vmas(mapping.table_base, mapping.table_base + 1) == []
     array[0] = 9
     other = map_buffer(array.ctypes.data, 4096, True, array)
-    assert other.kind is Kind.ALIAS
+    assert other.kind is Kind.ALIAS and other.path == P.PATH_DIRECT
     other.close(); mapping.close()
     del array, mapping
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 assert ctypes.string_at(mapping.table_base, 1) == b'\\x09'
+print('parent')
+"""
+    assert run_python(code) == "parent\n"
+
+
+def test_a_forked_child_keeps_no_memory_of_arrays_that_are_gone() -> None:
+    """Neither does a child of the child close what is not its own."""
+    code = """
+import os
+import numpy as np
+from unpinned.host import owned
+def memory_files():
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(link) for link in links if os.path.islink(link) and "memfd:" in os.readlink(link)]
+array = owned.empty(4096, 'u1')
+assert memory_files() == ["/memfd:unpinned (deleted)"]
+if os.fork() == 0:
+    assert memory_files() == []
+    own = owned.empty(4096, 'u1')
+    if os.fork() == 0:
+        assert memory_files() == []
+        other = os.memfd_create("other")
+        del array, own
+        os.fstat(other)
+        os._exit(0)
+    assert os.wait()[1] == 0 and len(memory_files()) == 1
+    del array
+    assert len(memory_files()) == 1
+    own[:] = 1
+    os._exit(0)
+assert os.wait()[1] == 0 and len(memory_files()) == 1
+del array
+assert memory_files() == []
 print('parent')
 """
     assert run_python(code) == "parent\n"
