@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from support.leaks import holdings, leaked, resident
-from support.python import SOURCES, run_python
+from support.python import SOURCES, run_python, run_python
 from support.verbs import ALL, PATIENCE, End, connect, pair
 from unpinned import verbs as v
 
@@ -359,6 +359,46 @@ assert thread.is_alive()
 print("fine")
 """)
     assert printed == "fine\n"
+
+
+COLLECTED_BY_A_FORK_HANDLER = """
+import os, signal, threading
+held = []
+def collect():
+    signal.alarm(20)
+    held.clear()
+os.register_at_fork(after_in_child=collect)  # before ours, so it runs before ours
+from support.verbs import ALL, End
+from unpinned import verbs as v
+from unpinned.host import process
+end = End.open()
+cq = v.CQ(end.context, 8)
+held += [v.MR(end.pd, 5000, ALL), v.QP(end.pd, v.QPInitAttr(scq=cq, rcq=cq)), cq, v.Context()]
+del cq
+taken, over = threading.Event(), threading.Event()
+def hold():
+    with process.control:
+        taken.set()
+        over.wait()
+threading.Thread(target=hold).start()
+taken.wait()
+if os.fork() == 0:
+    assert end.mr.closed
+    with v.Context() as context, v.PD(context) as pd, v.MR(pd, 5000):
+        os._exit(0)
+status = os.wait()[1]
+over.set()
+assert status == 0, status
+held.clear()
+end.context.close()
+assert not process.devices
+print("fine")
+"""
+
+
+def test_what_a_forked_child_collects_before_it_forgets():
+    """Finalizers in somebody's fork handler, or by the collector in one: another thread of the parent had the locks."""
+    assert run_python(COLLECTED_BY_A_FORK_HANDLER, path=TESTS) == "fine\n"
 
 
 def test_a_multiprocessing_pool_beside_an_open_device():

@@ -42,6 +42,7 @@ immortal: list[Any] = []
 """What threads that did not end still look at: never freed."""
 
 _notifier: Notifier | None = None
+_pid = os.getpid()
 _departures: list[Departure] = []
 
 
@@ -80,6 +81,13 @@ def settle() -> None:
     if _departures and not control._is_owned():  # type: ignore[attr-defined]
         for departure in list(_departures):
             departure.carry_on(False)
+
+
+def just_forked() -> bool:
+    """Is this a forked child that has not forgotten the parent's devices yet? A finalizer that runs now, in somebody's fork handler
+    or by the collector, must not touch them: locks may be held by threads that the child has not got.
+    """
+    return os.getpid() != _pid
 
 
 class Notifier:
@@ -204,7 +212,7 @@ def shutdown() -> None:
 
 def _after_fork_in_child() -> None:
     """The child has none of it: no thread, no registration. Objects it inherited are closed."""
-    global _notifier, control
+    global _notifier, _pid, control
     control = threading.RLock()
     _departures.clear()
     for device in list(devices.values()):
@@ -213,6 +221,7 @@ def _after_fork_in_child() -> None:
     if _notifier is not None:
         _notifier.forget()
         _notifier = None
+    _pid = os.getpid()
 
 
 atexit.register(shutdown)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from unpinned.hca import layout as L
 from unpinned.host.device import Device, close_device, open_device
+from unpinned.host.process import just_forked
 from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
 from unpinned.verbs import enums as e
@@ -37,7 +38,7 @@ class Resource:
 
     def _release_with(self, release: Callable[..., object], *arguments: Any) -> None:
         """What a close has to do at the end, called with ``wait`` last: True from `close`, False from the collector."""
-        self._finalizer = weakref.finalize(self, release, *arguments, False)
+        self._finalizer = weakref.finalize(self, _collected, release, *arguments)
         self._finalizer.atexit = False  # at exit the process closes its devices itself, in order
         self._release = release, arguments
         self._open = True
@@ -69,6 +70,11 @@ class Resource:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _collected(release: Callable[..., object], *arguments: Any) -> None:
+    if not just_forked():
+        release(*arguments, False)
 
 
 @dataclass(frozen=True)
