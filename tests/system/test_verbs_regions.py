@@ -3,14 +3,20 @@
 import errno
 import mmap
 import os
+import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from support import mmu
+from support.memory import MAP_FIXED_NOREPLACE, behind
 from support.python import run_python
 from support.verbs import ALL, nonzero, pair
 from unpinned import verbs as v
+from unpinned.host import engine_words as E
 from unpinned.host import system
+from unpinned.host.lock import lock, unlock
 from unpinned.host.owned import empty
 from unpinned.host.userfaultfd import Userfaultfd
 
@@ -141,6 +147,38 @@ def test_memory_that_was_unmapped_is_an_access_error_and_never_the_next_mapping(
         mr.close()
     system.unmap(base, 4 * PAGE)
     system.unmap(base + 5 * PAGE, 11 * PAGE)
+
+
+def test_memory_that_comes_where_other_memory_goes_is_not_revoked_for_it(monkeypatch):
+    """An unmapping is told late: by then something else may be mapped there, and registered by another thread."""
+    with pair() as (a, b), ExitStack() as stack:
+        base = mmu.map_anew(1 << 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        old = stack.enter_context(v.MR(b.pd, 1 << 16, ALL, address=base))
+        notifier, asked = b.context.device.notifier, threading.Event()
+        lock(notifier.g, E.G_LOCK)  # it comes no further than this
+        try:
+            with behind(lambda: system.unmap(base, 1 << 16)):
+                while not notifier.source.changing():
+                    pass
+                wait = notifier.await_quiet
+                monkeypatch.setattr(notifier, "await_quiet", lambda: (asked.set(), wait()))
+                mmu.map_at(base, 1 << 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE)
+                made: list[v.MR] = []
+
+                def register() -> None:
+                    made.append(v.MR(b.pd, 1 << 16, ALL, address=base))
+
+                with behind(register):
+                    assert asked.wait(10)
+                    unlock(notifier.g, E.G_LOCK)
+        except BaseException:
+            unlock(notifier.g, E.G_LOCK)
+            raise
+        new = stack.enter_context(made[0])
+        a.remote(v.IBV_WR_RDMA_READ, new, 0, 0, 4096)
+        a.wait()
+        assert (old.counters["revoked"], new.counters["revoked"]) == (1, 0)
+        system.unmap(base, 1 << 16)
 
 
 def test_advice_brings_pages_in(pd):

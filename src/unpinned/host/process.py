@@ -36,6 +36,8 @@ from unpinned.host.userfaultfd import Userfaultfd, notify_scratch
 if TYPE_CHECKING:
     from unpinned.host.device import Device
 
+QUIET_SECONDS = 1.0  # how long a registration waits for a pause between changes of mappings
+
 control = threading.RLock()
 devices: dict[tuple[str, int], Device] = {}
 immortal: list[Any] = []
@@ -128,6 +130,14 @@ class Notifier:
         munmap by a thread that holds the GIL, would find no reader for ever.
         """
         while self.g[E.G_THREADS] == 0 and self._thread is not None and self._thread.is_alive():
+            time.sleep(0.0001)
+
+    def await_quiet(self) -> None:
+        """Return when no unmapping that began before this call is still to be told: what comes next at an address is not revoked
+        for what was there before. Changes never stop in some processes, but they pause.
+        """
+        deadline = time.monotonic() + QUIET_SECONDS
+        while self.source is not None and self.source.changing() and time.monotonic() < deadline:
             time.sleep(0.0001)
 
     def remove(self, e: Any) -> None:

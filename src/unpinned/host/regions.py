@@ -114,6 +114,7 @@ class Regions:
             if pinned:
                 mapping.lock()
             device.notifier.await_reader()
+            device.notifier.await_quiet()
             with process.control:
                 if device.notifier.source is not None and mapping.notify:
                     mapping.watch(device.notifier.source)

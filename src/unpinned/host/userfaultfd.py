@@ -171,6 +171,14 @@ class Userfaultfd:
             return False  # unmapped meanwhile, or closed: nothing left to watch
         return True
 
+    def changing(self) -> bool:
+        """`pending`, for the control plane."""
+        try:
+            fcntl.ioctl(self.fd, UFFDIO_WRITEPROTECT, bytes(24))
+        except (OSError, ValueError) as error:
+            return isinstance(error, OSError) and error.errno == errno.EAGAIN
+        return False
+
     def close(self) -> None:
         """Wake every waiting thread and stop watching everything; idempotent."""
         fd, self.fd = self.fd, -1
