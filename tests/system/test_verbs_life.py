@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from support.leaks import holdings, leaked, resident
-from support.python import SOURCES, run_python, run_python
+from support.python import SOURCES, run_python
 from support.verbs import ALL, PATIENCE, End, connect, pair
 from unpinned import verbs as v
 
