@@ -52,6 +52,8 @@ STOP_SECONDS = 10.0  # how long threads may take to end; one that hangs in someb
 class Device:
     """One address's device. Use `open_device`."""
 
+    _scratch: tuple[Words, ...] = ()  # until `_build` has made it
+
     def __init__(self, address: str | None, port: int) -> None:
         self.endpoint = open_endpoint(address, port)
         self.address = str(self.endpoint.address)
@@ -66,7 +68,6 @@ class Device:
         self._threads: list[process.KernelThread] = []
         self.e = np.zeros(E.E_WORDS, np.int64)
         self.e[E.E_WAKE_FD] = -1
-        self._scratch: tuple[Words, ...] = ()
         try:
             self._build()
             self.notifier = process.acquire_notifier()
