@@ -141,10 +141,13 @@ def zeroed(length: int) -> NDArray[np.uint8]:
     Not the C library's: from the second time on it takes blocks of up to 32 MiB from its heap, which gives nothing back from
     below what is still in use.
     """
-    memory = mmap.mmap(-1, length, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+    size = -(-length // HUGE) * HUGE + HUGE  # what is not aligned begins with small pages
+    memory = mmap.mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
     with contextlib.suppress(OSError):
         memory.madvise(MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    whole = np.frombuffer(memory, np.uint8)
+    start = -whole.ctypes.data % HUGE
+    return whole[start : start + length]
 
 
 def map_private(fd: int, length: int) -> int:
