@@ -1,6 +1,6 @@
 """A device: its blocks, its socket, its threads, and its end.
 
-One device per address and port in a process; contexts share it (`open_device` counts them). Its regions and queues come
+One device per address and port in a process; contexts share it (`Use`). Its regions and queues come
 and go by `regions` and `queues`; what changes under the device lock is a kernel of `control`.
 
 A device ends in this order: no new copies and faults; its ranges watched no more; its threads end, and with them what was
@@ -15,6 +15,7 @@ import functools
 import itertools
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from unpinned.host.recorder import Recorder
 from unpinned.host.regions import REGIONS, Regions, named
 from unpinned.host.trust import HORIZON_NS
 from unpinned.host.udp import ROCE_PORT, address_words, open_endpoint, parse_address, udp_scratch
+from unpinned.host.undisturbed import undisturbed
 from unpinned.host.vmas import MAPS, procmap_query_works
 from unpinned.host.workers import work
 from unpinned.paging import layout as P
@@ -50,7 +52,7 @@ STOP_SECONDS = 10.0  # how long threads may take to end; one that hangs in someb
 
 
 class Device:
-    """One address's device. Use `open_device`."""
+    """One address's device. `open_device` makes it."""
 
     _scratch: tuple[Words, ...] = ()  # until `_build` has made it
 
@@ -58,7 +60,8 @@ class Device:
         self.endpoint = open_endpoint(address, port)
         self.address = str(self.endpoint.address)
         self.port = self.endpoint.port
-        self.references = 0
+        self.uses: set[object] = set()
+        """A key for each user (`Use`); the device ends with the last one."""
         self.closed = False
         self._ended = False
         self.pds = itertools.count(1)
@@ -152,7 +155,7 @@ class Device:
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Stop the threads, close everything. Idempotent; `close_device` of the last context does it."""
+        """Stop the threads, close everything. Idempotent; the last `Use` that is closed does it."""
         process.depart(self._shutdown, True)
 
     def _shutdown(self, wait: bool) -> bool:
@@ -212,24 +215,59 @@ class Device:
         self.descriptors.clear()
 
 
-def open_device(address: str | None = None, port: int = ROCE_PORT) -> Device:
-    """The process's device on ``address`` (None: a free loopback address), opened at first use; `close_device` gives it back.
+class Use:
+    """One user's hold on a device: until `close`, or until nobody holds this any more."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._key = object()
+        device.uses.add(self._key)
+        weakref.finalize(self, _let_go, device, self._key, False).atexit = False
+
+    def close(self, wait: bool = True) -> None:
+        """The last one stops the device. Idempotent."""
+        _let_go(self.device, self._key, wait)
+
+
+def _let_go(device: Device, key: object, wait: bool) -> None:
+    """Wherever a signal handler interrupts this, doing it again is right; if nobody does, `process.settle` sees to the device."""
+    if process.just_forked():
+        return
+    with process.control:
+        device.uses.discard(key)
+        last = not device.uses
+    if last and wait:
+        undisturbed(device.shutdown)
+    elif last:
+        process.depart(device._shutdown, False)
+
+
+def open_device(address: str | None = None, port: int = ROCE_PORT) -> Use:
+    """The process's device on ``address`` (None: a free loopback address), opened at first use.
 
     Raises:
         OSError: the address is taken by another process, or is not ours.
     """
     _compile()
     process.settle()
+    try:
+        return undisturbed(lambda: _open(address, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not process.await_departures():
+            raise
+        return undisturbed(lambda: _open(address, port))  # it was one of ours, on its way out
+
+
+def _open(address: str | None, port: int) -> Use:
     with process.control:
         if address is not None:
             known = process.devices.get((str(parse_address(address)[0]), port))
-            if known is not None and known.references > 0:
-                known.references += 1
-                return known
+            if known is not None and known.uses:
+                return Use(known)
         device = Device(address, port)
-        device.references = 1
+        use = Use(device)
         process.devices[device.address, device.port] = device
-        return device
+        return use
 
 
 @functools.cache
@@ -237,15 +275,6 @@ def _compile() -> None:
     from unpinned.compiled.build import ensure
 
     ensure()
-
-
-def close_device(device: Device) -> None:
-    """Give a device back; the last one stops it."""
-    with process.control:
-        device.references -= 1
-        last = device.references <= 0
-    if last:
-        device.shutdown()
 
 
 def poll(device: Device, cq: int, limit: int, timeout_ns: int, out: Words) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unpinned.host import system
+from unpinned.host.undisturbed import undisturbed
 from unpinned.host.vmas import Vma
 
 Identity = tuple[int, int]
@@ -86,7 +87,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = float, *, huge: bool 
     size = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
     if size <= 0:
         return np.empty(shape, kind)
-    return np.asarray(_allocate(size, huge))[:size].view(kind).reshape(shape)
+    return np.asarray(undisturbed(lambda: _allocate(size, huge)))[:size].view(kind).reshape(shape)
 
 
 def holder_of(vma: Vma) -> _Holder | None:

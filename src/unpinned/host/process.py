@@ -79,10 +79,22 @@ def depart(leave: Callable[[bool], bool], wait: bool = True) -> None:
 
 
 def settle() -> None:
-    """Carry on what finalizers began and could not end."""
-    if _departures and not control._is_owned():  # type: ignore[attr-defined]
-        for departure in list(_departures):
-            departure.carry_on(False)
+    """Carry on what finalizers, or calls that were interrupted, began and could not end."""
+    if control._is_owned():  # type: ignore[attr-defined]
+        return
+    for departure in list(_departures):
+        departure.carry_on(False)
+    for device in list(devices.values()):
+        if not device.uses and not device.closed:
+            device.shutdown()
+
+
+def await_departures() -> bool:
+    """Complete all that is under way; was there any?"""
+    departures = list(_departures)
+    for departure in departures:
+        departure.carry_on(True)
+    return bool(departures)
 
 
 def just_forked() -> bool:

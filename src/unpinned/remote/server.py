@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from unpinned.host.recorder import Recorder
 from unpinned.host.udp import parse_address as resolve
+from unpinned.host.undisturbed import undisturbed
 from unpinned.remote.addresses import DEFAULT_PORT, Address, has_port, is_loopback
 from unpinned.remote.admission import Admission, Limits
 from unpinned.remote.link import keep_alive
@@ -86,8 +87,10 @@ class Server:
 
     def close(self) -> None:
         """End every connection, revoke every region. Idempotent; in a forked child it does nothing."""
-        if self._pid != os.getpid():
-            return
+        if self._pid == os.getpid():
+            undisturbed(self._close)
+
+    def _close(self) -> None:
         self._stopping = True
         if not self._over.is_set():
             os.eventfd_write(self._bell, 1)
@@ -272,6 +275,17 @@ def serve(
         OSError: a file, an address or a port is not to be had.
     """
     _check_arguments(arrays, address, token, port)
+    return undisturbed(lambda: _serve(arrays, address, token, writable, port, limits or Limits()), Server.close)
+
+
+def _serve(
+    arrays: Map[str, Servable],
+    address: str | None,
+    token: str | None,
+    writable: bool | str | Collection[str],
+    port: int,
+    limits: Limits,
+) -> Server:
     sources = open_sources(arrays, writable)
     context = Context(address=address)
     try:
@@ -284,7 +298,7 @@ def serve(
     except BaseException:
         context.close()
         raise
-    return Server(regions, listener, token, limits or Limits())
+    return Server(regions, listener, token, limits)
 
 
 def _check_arguments(arrays: object, address: object, token: object, port: object) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from unpinned.hca import layout as L
-from unpinned.host.device import Device, close_device, open_device
+from unpinned.host.device import Device, Use, open_device
 from unpinned.host.process import just_forked
 from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
@@ -183,8 +183,9 @@ class Context(Resource):
         wanted = address if address is not None else name
         if wanted in ("0.0.0.0", "::"):
             raise ArgumentError("address", f"{wanted} is every address of this machine; a device has one of them")
-        self._device = open_device(wanted.removeprefix(NAME_PREFIX) if wanted else None, integer("port", port, 0, 65535))
-        self._release_with(_close, self._device)
+        self._use = open_device(wanted.removeprefix(NAME_PREFIX) if wanted else None, integer("port", port, 0, 65535))
+        self._device = self._use.device
+        self._release_with(Use.close, self._use)
 
     @property
     def name(self) -> str:
@@ -263,7 +264,3 @@ class Context(Resource):
 
     def __repr__(self) -> str:
         return f"<Context {self.name}{', closed' if self.closed else ''}>"
-
-
-def _close(device: Device, wait: bool) -> None:
-    close_device(device)

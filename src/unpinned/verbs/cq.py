@@ -19,6 +19,7 @@ from unpinned.hca import layout as L
 from unpinned.host import process
 from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
+from unpinned.host.undisturbed import undisturbed
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
 from unpinned.verbs.errors import ArgumentError, CompletionError, coded, instance, integer, refused, wc_status_to_str
@@ -106,6 +107,10 @@ class _Event:
         self.queues = 0
         device.descriptors.add(self.fd)
 
+    def __del__(self) -> None:
+        if not process.just_forked():
+            self.close()
+
     def close(self) -> bool:
         if self.queues:
             return False
@@ -156,7 +161,7 @@ class CompChannel(Resource):
         instance("context", context, Context)
         self.context = context
         self._device = context.device
-        self._event = _Event(self._device)
+        self._event = undisturbed(lambda: _Event(self._device))
         self._release_with(_close_channel, self._event)
         context._children.add(self)
 

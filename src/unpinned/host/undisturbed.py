@@ -1,0 +1,58 @@
+"""`undisturbed`: what must not be left half done by Ctrl-C.
+
+Python runs signal handlers in the main thread, between any two of its instructions: also between a system call that made a
+descriptor and the line that notes it. No ``try`` closes that gap; a thread that is not the main one has none.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def undisturbed(make: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    """Call *make* where no signal handler runs: in a thread of its own, if this is the main one.
+
+    A handler that raises here meanwhile (Ctrl-C) does not stop it: what it makes is undone when it is there, by *undo*, or because it
+    ends itself when nobody holds it. Not for finalizers: they run inside locks that *make* may need.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return make()
+    made: list[T] = []
+    failed: list[BaseException] = []
+    unwanted: list[bool] = []
+    done: list[bool] = []
+    over = _thread.allocate_lock()
+    over.acquire()
+
+    def run() -> None:
+        try:
+            made.append(make())
+            if unwanted and undo is not None:
+                undo(made.pop())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            done.append(True)
+            over.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # at interpreter exit, and where there is no room for a thread
+        return make()
+    try:
+        over.acquire()
+    except BaseException:
+        unwanted.append(True)
+        if not done:  # else we may have had the lock already
+            over.acquire()
+        if made and undo is not None:
+            undo(made.pop())
+        raise
+    if failed:
+        raise failed.pop()
+    return made.pop()
