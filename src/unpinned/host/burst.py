@@ -28,6 +28,7 @@ from unpinned.host.trust import looked, took
 from unpinned.host.zeros import note_untouched
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_scanned, fault_take
+from unpinned.paging.regions import is_revoked
 from unpinned.recording import layout as R
 from unpinned.wire import headers as W
 from unpinned.wire.bytes import be24
@@ -200,8 +201,8 @@ def scan_faults(e, h, p, c, m):
         if e[E.E_RECORD]:
             how = nobody_waits(p, slot) | (upto - there) // H.PAGE * R.LOOKED_HOLE
             note(e, R.LOOKED, now, start, end, upto, number(p, slot), how)
-        if m[H.SCAN_UNTOUCHED] and c[H.COPY_SCAN] and p[slot + P.FAULT_HIT] == 0:  # else it may be something else by now
-            note_untouched(c, found & H.PAGE_MASK, m[H.SCAN_UNTOUCHED])
+        if m[H.SCAN_UNTOUCHED] and c[H.COPY_SCAN]:
+            note_if_unchanged(p, c, slot, found & H.PAGE_MASK, m[H.SCAN_UNTOUCHED])
         if c[H.COPY_HOLED]:
             cut(c, p, start, there & H.PAGE_MASK)
         if upto > there:
@@ -210,6 +211,15 @@ def scan_faults(e, h, p, c, m):
         wake_fault(h, token, slot)
         unlock(e, E.E_LOCK)
     e[E.E_SCANS] = 0
+    return 0
+
+
+@kernel
+def note_if_unchanged(p, c, slot, start, end):
+    """Note what a fault's look has found untouched. Not where something was unmapped: it may be something else by now."""
+    region = p[slot + P.FAULT_REGION]
+    if p[slot + P.FAULT_HIT] == 0 and (region < 0 or is_revoked(p, region, start, end) == 0):
+        note_untouched(c, start, end)
     return 0
 
 

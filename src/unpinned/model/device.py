@@ -7,9 +7,10 @@ A wire request is what is left of an RDMA READ or WRITE when the transport is ta
       +--> PARKED -- its fault is DONE (or lost too many races) --> IDLE        its fault FAILED --> FAILED (remote access error)
 
 Translating asks the device's own cache first (p[TLB] = 1): that is what a flush is for. What it was translated to is kept with the
-request, and a copy goes *there* (KIND_HCA), whatever the table says by then. The live device on Linux is different: its copies
-go through a memory management unit, the application's (KIND_VM, process_vm at the application's addresses, where a fault needs
-mmap_lock and nothing else does) or its own mapping of the same object (KIND_ALIAS); the request then keeps which mapping or object it was meant for.
+request, and a copy goes *there* (KIND_HCA), whatever the table says by then. The live device on Linux is different: its copies go
+through a memory management unit, the application's (KIND_VM, process_vm at the application's addresses, where a fault needs
+mmap_lock and nothing else does) or its own mapping of the same object (KIND_ALIAS); the request then keeps which mapping or object
+it was meant for.
 
 The driver looks in one step which pages are there, and reports in another. What it saw is what is installed: the frame is put
 into the entry (`retag`) in the same step as the install.
