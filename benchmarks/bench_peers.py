@@ -2,7 +2,8 @@
 
 Needs a built copy of the peers' folder (``--peers DIR`` or UNPINNED_PEERS), which is not part of this project: common.py, the
 peers' bench_*.py with their libraries, and a virtual environment ``v``. Everything runs in one network namespace with TCP
-reno, or without one where that is not allowed (then TCP uses what the machine uses; it is in the document).
+reno, or without one where that is not allowed (then TCP uses what the machine uses; it is in the document). Beside it the bare
+wire (`bare_wire`): what UDP lets through when nobody asks for an answer.
 """
 
 import contextlib
@@ -97,6 +98,17 @@ def run(name: str, inside: list[str], folder: Path, seconds: float, rows: int) -
     return gave
 
 
+def bare(inside: list[str], seconds: float) -> float:
+    """MiB/s of `bare_wire`."""
+    command = [*inside, sys.executable, str(HERE / "bare_wire.py"), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"bare_wire: {done.stderr.strip()[-300:]}")
+    rate: float = json.loads(done.stdout)["mib_per_s"]
+    say(f"bare wire: {rate}")
+    return rate
+
+
 def measure(options: Options) -> list[Figure]:
     what = "1 MiB, depth 16, cold 256 MiB arrays, unpinned /"
     if not options.peers or not Path(options.peers, "common.py").exists():
@@ -110,9 +122,11 @@ def measure(options: Options) -> list[Figure]:
     rounds = options.pick(7, 1)
     gave: dict[str, list[dict[str, float]]] = {name: [] for name in PEERS}
     absent: dict[str, str] = {}
+    wire: list[float] = []
     with tempfile.TemporaryDirectory() as folder, reno() as (inside, congestion):
         copy(Path(options.peers), Path(folder))
         for i in range(rounds):
+            wire.append(bare(inside, options.pick(1.0, 0.1)))
             names = [name for name in PEERS if name not in absent]
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 try:
@@ -137,6 +151,12 @@ def measure(options: Options) -> list[Figure]:
                     f"{op.upper()} {what} {name}", median(rates["unpinned"]) / median(rates[name]), "", target, parts
                 )
             )
+    for name in ("unpinned", "UCX tuned"):
+        if name not in absent:
+            rates = [one["write"] for one in gave[name]]
+            parts = {"bare_wire_mib_per_s": spread(wire), f"{name}_mib_per_s": spread(rates)}
+            text = f"{name} WRITE / the bare wire: UDP, copies and sums, without a protocol"
+            figures.append(Figure(text, median(rates) / median(wire), "", "", parts))
     for key, text in (
         ("us", "READ 8 B latency, unpinned / {}"),
         ("rows", "gather of 512 B rows, unpinned / {}, one get per row"),
