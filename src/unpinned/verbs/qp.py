@@ -27,7 +27,7 @@ from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
 from unpinned.verbs.port import MTU_BYTES, path_mtu
-from unpinned.verbs.wr import U32, U64, RecvWR, SendWR, signed
+from unpinned.verbs.wr import U32, U64, RecvWR, SendWR, refuse_circle, signed
 
 _QP_ACCESS = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
 _INLINE_OPCODES = {
@@ -233,6 +233,7 @@ class QP(Resource):
         that was not posted.
         """
         device = self._ready("post_send", (L.QPS_RTS, L.QPS_ERR))
+        refuse_circle(wr)
         current: SendWR | None = wr
         while current is not None:
             try:
@@ -304,6 +305,7 @@ class QP(Resource):
     def post_recv(self, wr: RecvWR, bad_wr: RecvWR | None = None) -> None:
         """Post a receive request, and what follows it by ``next_wr``. Errors as for `post_send`."""
         device = self._ready("post_recv", _RECEIVING)
+        refuse_circle(wr)
         current: RecvWR | None = wr
         while current is not None:
             try:

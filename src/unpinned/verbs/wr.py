@@ -266,3 +266,14 @@ class SendWR(_Plain):
         """Be the same request as *other* (what ``bad_wr`` is for)."""
         self._words[:], self._imm, self._sg, self.next_wr = other._words, other._imm, other._sg, other.next_wr
         self._opcode, self._flags = other._opcode, other._flags
+
+
+def refuse_circle(wr: SendWR | RecvWR) -> None:
+    """ArgumentError for a chain of requests that leads back into itself: posting it would never end."""
+    current: SendWR | RecvWR | None = getattr(wr, "next_wr", None)
+    seen = {id(wr)}
+    while current is not None:
+        if id(current) in seen:
+            raise ArgumentError("next_wr", "the chain of requests leads back into itself")
+        seen.add(id(current))
+        current = getattr(current, "next_wr", None)

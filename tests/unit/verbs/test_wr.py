@@ -8,6 +8,7 @@ import pytest
 from unpinned.hca import layout as L
 from unpinned.verbs import SGE, ArgumentError, RecvWR, SendWR
 from unpinned.verbs import enums as e
+from unpinned.verbs.wr import refuse_circle
 
 
 def test_a_send_request_is_an_entry_of_the_queue():
@@ -98,3 +99,14 @@ def test_a_piece_reads_its_memory():
     assert SGE(array.ctypes.data + 10, 20, 0).read(3, 5) == bytes([15, 16, 17])
     with pytest.raises(ArgumentError, match="length"):
         SGE(array.ctypes.data, 20, 0).read(21)
+
+
+@pytest.mark.parametrize("made", [SendWR, RecvWR])
+def test_a_chain_that_leads_back_into_itself_is_refused(made: type) -> None:
+    last = made(3)
+    first = made(1, next_wr=made(2, next_wr=last))
+    refuse_circle(first)
+    for target in (first, first.next_wr, last):
+        last.next_wr = target
+        with pytest.raises(ArgumentError, match="next_wr: the chain"):
+            refuse_circle(first)
