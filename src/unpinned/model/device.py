@@ -8,8 +8,8 @@ A wire request is what is left of an RDMA READ or WRITE when the transport is ta
 
 Translating asks the device's own cache first (p[TLB] = 1): that is what a flush is for. What it was translated to is kept with the
 request, and a copy goes *there* (KIND_HCA), whatever the table says by then. The live device on Linux is different: its copies go
-through a memory management unit, the application's (KIND_VM, process_vm at the application's addresses, where a fault needs
-mmap_lock and nothing else does) or its own mapping of the same object (KIND_ALIAS); the request then keeps which mapping or object
+through a memory management unit, the application's (KIND_VM, process_vm at the application's addresses, a call that
+takes mmap_lock) or its own mapping of the same object (KIND_ALIAS); the request then keeps which mapping or object
 it was meant for.
 
 The driver looks in one step which pages are there, and reports in another. What it saw is what is installed: the frame is put
@@ -17,8 +17,8 @@ into the entry (`retag`) in the same step as the install.
 
 Sources: drivers/infiniband/hw/mlx5/odp.c (a request that misses stops until the driver has brought its pages in and resumes it);
 PCI Express, Address Translation Services (a device that caches translations has completed an invalidation when nothing that
-used them is under way); mm/process_vm_access.c (the call pins the pages of its remote side, here the arena, and reaches its local
-side, here the region, as any system call does).
+used them is under way); mm/process_vm_access.c (the call holds mmap_lock for reading while it pins the pages of its remote side,
+here the arena, and then reaches its local side, here the region, as any system call does).
 """
 
 from __future__ import annotations

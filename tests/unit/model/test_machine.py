@@ -8,7 +8,6 @@ import pytest
 
 from unpinned.model import layout as M
 from unpinned.model.audit import audit
-from unpinned.model.copies import touch_address
 from unpinned.model.machine import (
     BLOCKED,
     COPY,
@@ -20,12 +19,10 @@ from unpinned.model.machine import (
     fault_page,
     map_frame,
     map_pages,
-    pte_at,
     settle_frame,
     take_frame,
     take_slot,
     unmap_frame,
-    vma_at,
     write_back,
 )
 
@@ -104,16 +101,3 @@ def test_a_read_that_finds_something_else_breaks_i4(w: Any) -> None:
     w[w[M.W_FRAME] + frame_of(w, 0) * w[M.W_FRAME_WORDS] + M.F_CONTENT] = 8
     access(w, 0, 0, 0, 0)
     assert w[M.W_BROKEN] == 4
-
-
-def test_a_copy_waits_for_who_changes_the_mappings_only_where_it_faults(w: Any) -> None:
-    """The live copy takes the region's pages as a CPU does: what is mapped as it needs it asks nobody."""
-    meant = int(w[vma_at(w, 0, 0) + M.V_FLAGS]) >> M.VMA_SHIFT
-    assert fault_page(w, 0, 0, 0) == THERE and touch_address(w, 0, meant, 1, 7) == 1, "made writable"
-    w[w[M.W_STATE] + M.X_LOCK] = -1
-    assert touch_address(w, 0, meant, 1, 8) == 1 and content(w, 0, 0) == 8
-    assert touch_address(w, 1, meant, 0, 0) == 0, "nothing is there"
-    w[pte_at(w, 0, 0)] &= ~M.PTE_WRITE
-    assert touch_address(w, 0, meant, 0, 0) == 1 and touch_address(w, 0, meant, 1, 9) == 0 and content(w, 0, 0) == 8
-    w[w[M.W_STATE] + M.X_LOCK] = 0
-    assert touch_address(w, 1, meant, 0, 0) == 1
