@@ -58,4 +58,4 @@ def copy_ahead(target: int, source: int, length: int) -> int:
     return 0
 
 
-__all__ = ["AHEAD", "copy_ahead", "move_line"]
+__all__ = ["AHEAD", "LINE", "copy_ahead", "move_line"]

@@ -9,11 +9,8 @@ import numpy as np
 
 from unpinned.compiled import interpreted
 from unpinned.compiled.decorator import INTERPRETED, kernel
-from unpinned.compiled.folding import BLOCK_BYTES, fold, fold_copy, fold_shift, lanes
+from unpinned.compiled.folding import BLOCK_BYTES, POLYNOMIAL, fold, fold_copy, fold_shift, lanes
 from unpinned.compiled.intrinsics import copy_bytes, load8, load32, load64
-
-POLYNOMIAL = 0xEDB88320
-"""Reflected, as all polynomials here: bit 31 is x**0."""
 
 
 def _tables() -> np.ndarray:

@@ -17,14 +17,14 @@ from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
+from unpinned.compiled.copying import AHEAD, LINE
 from unpinned.compiled.intrinsics import emit_prefetch
 
 BLOCK_BYTES = 16
-_POLYNOMIAL = 0xEDB88320
+POLYNOMIAL = 0xEDB88320
+"""Reflected, as all polynomials here: bit 31 is x**0."""
 _BARRETT = (0x1DB710641, 0x1F7011641)  # P, and x**64 / P
 _IN_FLIGHT = 4
-_LINE = 64
-_AHEAD = 1024  # bytes between a copy and its prefetch, as in `copying`
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -48,7 +48,7 @@ def constant(exponent: int) -> int:
     """x**exponent mod P, reflected, as the multiplications want it."""
     value = 0x80000000
     for _ in range(exponent):
-        value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        value = value >> 1 ^ (POLYNOMIAL if value & 1 else 0)
     return value << 1
 
 
@@ -97,8 +97,8 @@ class _Folder:
 
     def ask_ahead(self, length: int) -> None:
         """Prefetch *length* bytes of what will be copied AHEAD bytes further on."""
-        for offset in range(0, length if self.target is not None else 0, _LINE):
-            place = self.builder.add(self.builder.load(self.address), ir.Constant(_I64, _AHEAD + offset))
+        for offset in range(0, length if self.target is not None else 0, LINE):
+            place = self.builder.add(self.builder.load(self.address), ir.Constant(_I64, AHEAD + offset))
             emit_prefetch(self.builder, place, False)
 
     def has(self, width: int) -> Any:

@@ -23,7 +23,8 @@ from __future__ import annotations
 from typing import Any
 
 from unpinned.compiled import kernel
-from unpinned.compiled.crc32 import POLYNOMIAL, combine, crc32, multiply, power
+from unpinned.compiled.crc32 import combine, crc32, multiply, power
+from unpinned.compiled.folding import POLYNOMIAL
 from unpinned.compiled.intrinsics import address_of, copy_bytes
 from unpinned.wire.bytes import le32, put8, put16, put32, put64, put_le32
 from unpinned.wire.headers import BTH_ECN
