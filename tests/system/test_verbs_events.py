@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import select
+import sys
 import threading
 import time
 
@@ -64,6 +66,22 @@ def test_a_descriptor_beyond_1023_waits_too(no_leaks):
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_channel_for_which_there_is_no_descriptor_says_so_and_no_more(ends, monkeypatch):
+    """What is left of it, when it is collected, has nothing to close."""
+    later: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", later.append)
+
+    def none_left(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "eventfd", none_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            v.CompChannel(ends[0].context)
+    gc.collect()
+    assert not later
 
 
 def test_solicited_events_only(ends):

@@ -103,8 +103,9 @@ class _Event:
     @coded
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self.queues = 0
+        self.fd = -1  # if there is none left, there is nothing to close
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         device.descriptors.add(self.fd)
 
     def __del__(self) -> None:
