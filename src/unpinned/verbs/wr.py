@@ -271,6 +271,8 @@ class SendWR(_Plain):
 def refuse_circle(wr: SendWR | RecvWR) -> None:
     """ArgumentError for a chain of requests that leads back into itself: posting it would never end."""
     current: SendWR | RecvWR | None = getattr(wr, "next_wr", None)
+    if current is None:
+        return
     seen = {id(wr)}
     while current is not None:
         if id(current) in seen:
