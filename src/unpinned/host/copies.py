@@ -8,8 +8,7 @@ A batch of DMA descriptors (paging/dma.py) is carried out in its order, by one o
   answers EFAULT where plain loads and stores would raise a signal. Neighbours of one direction share one call of up to
   IOVECS descriptors. The call pins the pages of its remote side and copies from or to its local side as any system call
   does; the remote side here is the *arena*, which is in huge pages and of which pieces with a packet's headers between
-  them are one iovec (the headers are copied onto themselves). So nobody pins a page of the region, and no page structure
-  of it moves to our core's cache, where its owner's munmap would miss it.
+  them are one iovec (the headers are copied onto themselves). So nobody pins a page of the region.
 * PATH_FOREIGN: the same, for memory that the application may replace at any moment. Linux tells of that too late to stop a
   copy; what was copied while a change of mappings was under way (it may have strayed) is counted in COPY_AT_RISK.
   What was never touched is read as zeros (`zeros`).
