@@ -140,14 +140,14 @@ def fire(owner: Owner, peer: Peer, memory: Memory, seed: int, zeroable: Ranges =
 
 
 def judge_lanes(memory: Memory, found: Fire, reached: tuple[str, ...]) -> None:
-    """The lanes in *reached* never failed, the others were refused; none saw a byte that was not its own."""
+    """The lanes in *reached* never failed, the others were refused; none saw a word that was not its own, nor, over memory
+    that is not at the application's own address, one of another mapping."""
     for lane, report in zip(mmu.lanes(), found.reports):
         status = report["status"]
         assert report["done"] > 0, lane.op
         assert status == 0 if lane.op in reached else status in REFUSED[lane.op], f"{lane.op}: status {status}"
-        assert memory.private or report["others"] == 0, f"{lane.op}: read another mapping"
-        if not report["others"]:
-            assert report["bad"] == [], f"{lane.op}: {report['bad']}"
+        assert memory.private or report["others"] == 0, f"{lane.op}: saw another mapping"
+        assert report["bad"] == [], f"{lane.op}: {report['bad']}"
 
 
 def judge_others(memory: Memory, other: Filler, moved: dict[int, bytes]) -> None:

@@ -156,11 +156,13 @@ class Worker:
         right = (got - (generation << GENERATION) == self.base[span]) & (generation >= least) & (generation <= most)
         gone = (got == 0) & self.may_vanish[span]
         self.zeros += int(gone.sum())
-        self.others += int((got == OTHER).sum())
+        other = got == OTHER
+        self.others += int(other.sum())
         if self.op == "read":
             self.seen[span][right] = generation[right]
-        if not (right | gone).all():
-            block, word = np.argwhere(~(right | gone))[0]
+        known = right | gone | other
+        if not known.all():
+            block, word = np.argwhere(~known)[0]
             self._complain(f"block {start + block} word {word}: {int(got[block, word]):#x}, generation up to {most}")
 
     def _count(self, half: int, i: int, start: int) -> None:
@@ -170,6 +172,8 @@ class Worker:
         elif old == 0 and self.may_vanish[start, CELL]:
             self.zeros += 1
             self.acked[start] = 1 - i % 2  # an addition began anew; a comparison failed
+        elif OTHER <= old <= OTHER + self.done:  # another mapping's word, and what was added to it
+            self.others += 1
         else:
             self._complain(f"cell {start}: {old}, not {expected}")
 
