@@ -2,6 +2,10 @@
 
 Every fault meets a page that no READ has met before, far enough from all others that the kernel has not mapped it along (a huge
 page of the page cache at most) and that nobody read ahead. Hot READs of the same size alternate with the faulting ones.
+
+Memory that was never touched has no bytes of its own, but a file has: the 4 MiB that a READ of it faults in come from DRAM, while
+one place that is read over and over stays in the processor's caches. So large READs of a file are compared with READs of the
+same file at places as rarely visited, whose pages are there (the row), and with the one place in the caches (stated).
 """
 
 import os
@@ -14,7 +18,7 @@ from _end import *  # noqa: F403
 from _end import _memories, _queues, join, local, pattern
 
 PAGE, APART, LARGE, LARGE_APART = 4 * KIB, 2 * MIB, 4 * MIB, 16 * MIB
-LANDING = 8 * MIB
+LANDING = 16 * MIB
 
 
 def write_file(path, length):
@@ -31,19 +35,41 @@ def touch(name, length, step):
     return int(_memories[name].bytes[:length:step].sum())
 
 
-def pairs(cold, hot, length, offsets, verified):
-    """Times in microseconds of a READ of each offset in *cold*, and of one in *hot* before it; words that were wrong."""
-    q, base, times, wrong = _queues["main"], local("local"), {"cold": [], "hot": []}, 0
-    landing = _memories["local"].bytes[:length].view(np.int64)
-    for offset in offsets:
-        for name, remote, where in (("hot", hot, 0), ("cold", cold, offset)):
-            work = q.stage("read", base, 0, remote, where, length, 1)
+def pairs(cold, hot, length, offsets, verified, there=None):
+    """Times in microseconds of a READ of each offset in *cold*, and of one in *hot*, by turns; words that were wrong.
+
+    *there*: a region with the same bytes, whose pages were read before: also of a READ in it, half of the offsets away.
+    """
+    q, base, wrong = _queues["main"], local("local"), 0
+    times = {"waking": [], "hot": [], "there": [], "cold": []}
+    landed = []
+    for i, offset in enumerate(offsets):
+        far = offsets[(i + len(offsets) // 2) % len(offsets)]
+        visits = [("hot", hot, 0), ("cold", cold, offset)] + ([("there", there, far)] if there else [])
+        first = i % len(visits)
+        # The first one, not counted, is for cores that have to wake after the pause.
+        for name, remote, where in [("waking", hot, 0)] + visits[first:] + visits[:first]:
+            place = length * (1 + len(landed)) if name == "cold" else 0
+            work = q.stage("read", base, place, remote, where, length, 1)
             began = time.perf_counter_ns()
             q.post(work)
             q.must_poll()
             times[name].append((time.perf_counter_ns() - began) / 1e3)
-        wrong += int((landing != (pattern(offset, length) if verified else 0)).sum())
+        landed.append(offset)
+        if (2 + len(landed)) * length > LANDING or i + 1 == len(offsets):
+            wrong += _wrong(landed, length, verified)
+            landed.clear()
     return times | {"wrong": wrong}
+
+
+def _wrong(landed, length, verified):
+    """Words that are not what lies at the offsets *landed*, whose bytes follow each other behind the hot ones."""
+    wrong = 0
+    for k, offset in enumerate(landed):
+        got = _memories["local"].bytes[(1 + k) * length : (2 + k) * length].view(np.int64)
+        wrong += int((got != (pattern(offset, length) if verified else 0)).sum())
+        got[:] = -1
+    return wrong
 
 
 def measure(options: Options) -> list[Figure]:
@@ -60,8 +86,10 @@ def measure(options: Options) -> list[Figure]:
         join(owner, reader)
         hot = owner.ask("expose", name="hot")
         reader.ask("expose", name="local")
+        # Where the READs land is there.
+        reader.ask("pairs", cold=hot, hot=hot, length=LANDING // 2, offsets=[LANDING // 2], verified=True)
 
-        def cold(kind, name):
+        def unread(kind, name):
             if kind == "page cache":
                 return owner.ask("expose_file", name=name, path=path)
             owner.ask("make", name=name, kind=kind, length=span)
@@ -75,41 +103,38 @@ def measure(options: Options) -> list[Figure]:
         for kind, text in kinds.items():
             for what, length, count, step in (("small", PAGE, faults, APART), ("large", LARGE, larges, LARGE_APART)):
                 name = f"{kind} {what}"
-                remote = cold(kind, name)
+                remote = unread(kind, name)
                 offsets = (rng.permutation(span // step)[:count] * step).tolist()
                 warm, offsets = offsets[:4], offsets[4:]
-                reader.ask("pairs", cold=remote, hot=hot, length=length, offsets=warm, verified=kind == "page cache")
+                job = {"cold": remote, "hot": hot, "length": length, "verified": kind == "page cache"}
+                reader.ask("pairs", offsets=warm, **job)
+                if kind == "page cache" and what == "large":
+                    there = owner.ask("expose_file", name="there", path=path)
+                    reader.ask("pairs", offsets=offsets, **job | {"cold": there})
+                    job["there"] = there
                 before = owner.ask("region_counters", name=name)
-                gave = reader.ask(
-                    "pairs", cold=remote, hot=hot, length=length, offsets=offsets, verified=kind == "page cache"
-                )
+                gave = reader.ask("pairs", offsets=offsets, **job)
                 after = owner.ask("region_counters", name=name)
                 owner.ask("drop", name=name)
-                if gave["wrong"]:
-                    raise RuntimeError(f"{name}: {gave['wrong']} wrong words")
-                parts = {
-                    "cold_us": spread(gave["cold"]),
-                    "hot_us": spread(gave["hot"]),
-                    "counters": {key: value - before.get(key, 0) for key, value in after.items()},
-                }
-                middle = {key: median(gave[key]) for key in ("cold", "hot")}
+                if gave.pop("wrong"):
+                    raise RuntimeError(f"{name}: wrong words")
+                parts = {f"{key}_us": spread(times) for key, times in gave.items() if times}
+                parts["counters"] = {key: value - before.get(key, 0) for key, value in after.items()}
+                middle = {key: median(times) for key, times in gave.items() if times}
                 if what == "small":
-                    added[kind] = middle["cold"] - middle["hot"]
-                    figures.append(
-                        Figure(
-                            f"added by one minor fault, {text}",
-                            added[kind],
-                            "us",
-                            "<= 60" if kind != "owned" else "",
-                            parts,
-                        )
-                    )
+                    # Of each its own neighbour: whether cores sleep in between changes every few hundred READs.
+                    added[kind] = median(cold - hot for cold, hot in zip(gave["cold"], gave["hot"]))
+                    target = "<= 60" if kind != "owned" else ""
+                    figures.append(Figure(f"added by one minor fault, {text}", added[kind], "us", target, parts))
                 else:
+                    said, one_place = f"READ 4 MiB never touched / hot + one fault, {kind}", ""
+                    if "there" in middle:
+                        value = middle["cold"] / (middle["there"] + added[kind])
+                        figures.append(Figure(said, value, "times", "<= 1.6", parts))
+                        one_place = ", hot in the CPU's caches"
                     value = middle["cold"] / (middle["hot"] + added[kind])
-                    figures.append(
-                        Figure(f"READ 4 MiB never touched / hot + one fault, {kind}", value, "times", "<= 1.6", parts)
-                    )
-                say(f"{name}: cold {middle['cold']:.1f} us, hot {middle['hot']:.1f} us")
+                    figures.append(Figure(said + one_place, value, "times", "" if one_place else "<= 1.6", parts))
+                say(f"{name}: " + ", ".join(f"{key} {value:.1f} us" for key, value in sorted(middle.items())))
     return figures
 
 
