@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from typing import Any
+
+from unpinned.host.system import readable
 
 Message = dict[str, Any]
 
@@ -48,7 +49,7 @@ class Channel:
         deadline = time.monotonic() + timeout
         while b"\n" not in self._pending:
             left = max(deadline - time.monotonic(), 0.0)
-            if not select.select([self._socket], [], [], left)[0]:
+            if not readable(self._socket.fileno(), left):
                 return None
             try:
                 piece = self._socket.recv(1 << 16)

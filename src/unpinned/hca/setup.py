@@ -15,6 +15,7 @@ from unpinned.hca import layout as L
 from unpinned.hca.block import Rings, Words, insert_key, remove_key
 from unpinned.hca.parking import forget, forget_requests
 from unpinned.hca.qp import release_faults, set_inflight
+from unpinned.wire.headers import MULTICAST_QPN, QPN_MASK
 
 
 @dataclass
@@ -126,7 +127,8 @@ def add_qp(
     queued = h[q + L.QP_QUEUED]  # its predecessor may still stand in the ready ring
     h[q : q + L.QP_WORDS] = 0
     h[q + L.QP_QUEUED] = queued
-    h[q + L.QP_NUMBER] = (random * count + index) & 0xFFFFFF
+    number = (random * count + index) & QPN_MASK
+    h[q + L.QP_NUMBER] = number if number != MULTICAST_QPN else index
     h[q + L.QP_PD], h[q + L.QP_SEND_CQ], h[q + L.QP_RECV_CQ] = pd, send_cq, recv_cq
     h[q + L.QP_SIG_ALL] = int(sig_all)
     h[q + L.QP_SQ_RING], h[q + L.QP_SQ_MASK], h[q + L.QP_SQ_STRIDE] = rings[0], masks[0], strides[0]

@@ -12,7 +12,6 @@ import mmap
 import os
 import platform
 import resource
-import select
 import socket
 import struct
 import threading
@@ -108,8 +107,7 @@ def _userfaultfd_events() -> str:
             raise OSError(errno.EINVAL, reason)
         thread = threading.Thread(target=system.unmap, args=(address, system.PAGE))
         thread.start()
-        ready = select.select([source.fd], [], [], 5)[0]
-        kind = os.read(source.fd, 32)[0] if ready else 0
+        kind = os.read(source.fd, 32)[0] if system.readable(source.fd, 5) else 0
     finally:
         source.close()  # also wakes the thread
     thread.join()

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import math
 import mmap
 import os
 import resource
+import select
 from collections.abc import Callable
 
 import numpy as np
@@ -47,6 +49,13 @@ _munlock = _function("munlock", _int, _word, _word)
 _Iovec = _word * 2
 _COPIES = {name: _function(name, ctypes.c_ssize_t, _int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
            for name in ("process_vm_readv", "process_vm_writev")}  # fmt: skip
+
+
+def readable(descriptor: int, seconds: float) -> bool:
+    """Has *descriptor* something to read (or its end) within *seconds*? Any descriptor: `select.select` takes none beyond 1023."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(math.ceil(1000 * max(seconds, 0.0))))
 
 
 def page_floor(address: int) -> int:

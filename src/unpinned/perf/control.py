@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 
+from unpinned.host.system import readable
 from unpinned.remote.messages import Message, Reader, encode
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -38,10 +38,10 @@ class Control:
 
     def pending(self) -> bool:
         """Is there a message (or the end)? Does not wait."""
-        return bool(self._waiting) or bool(select.select([self._socket], [], [], 0)[0])
+        return bool(self._waiting) or readable(self._socket.fileno(), 0)
 
     def _feed(self, timeout: float) -> bool:
-        if not select.select([self._socket], [], [], timeout)[0]:
+        if not readable(self._socket.fileno(), timeout):
             return False
         data = self._socket.recv(1 << 16)
         if not data:

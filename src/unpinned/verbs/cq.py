@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
-import select
 import socket
 import time
 from collections.abc import Generator
@@ -19,10 +17,20 @@ from unpinned.hca import layout as L
 from unpinned.host import process
 from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
+from unpinned.host.system import readable
 from unpinned.host.undisturbed import undisturbed
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
-from unpinned.verbs.errors import ArgumentError, CompletionError, coded, instance, integer, refused, wc_status_to_str
+from unpinned.verbs.errors import (
+    ArgumentError,
+    CompletionError,
+    coded,
+    instance,
+    integer,
+    refused,
+    seconds,
+    wc_status_to_str,
+)
 from unpinned.verbs.wr import U64
 
 if TYPE_CHECKING:
@@ -95,6 +103,12 @@ def _words_of(out: NDArray[Any]) -> NDArray[np.int64]:
     if not out.flags.writeable:
         raise ArgumentError("out", "the array is read-only")
     return out.view(np.int64).reshape(-1)
+
+
+def _nanoseconds(timeout: float | None) -> int:
+    """A waiting time in seconds as the device takes it."""
+    limit = seconds("timeout", timeout)
+    return 1 << 62 if limit is None else int(limit * 1e9)
 
 
 class _Event:
@@ -181,15 +195,14 @@ class CompChannel(Resource):
 
         OSError: ETIMEDOUT after *timeout* seconds, EINVAL when another queue than *expected_cq* had it.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = seconds("timeout", timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         while (cq := self._take()) is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError(errno.ETIMEDOUT, f"no completion event within {timeout} s")
             # In slices: another thread may close the channel meanwhile.
-            poll = select.poll()  # not select: the descriptor may be beyond 1023
-            poll.register(self.fileno(), select.POLLIN)
-            poll.poll(500 if left is None else math.ceil(1000 * min(left, 0.5)))
+            readable(self.fileno(), 0.5 if left is None else min(left, 0.5))
         if expected_cq is not None and cq is not expected_cq:
             raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
@@ -286,7 +299,7 @@ class CQ(Resource):
 
     def wait(self, num_entries: int = 1, timeout: float | None = None) -> tuple[int, list[WC]]:
         """As `poll`, but sleep until there is one, at most *timeout* seconds (an extension). (0, []) after that."""
-        return self._poll(num_entries, (1 << 62) if timeout is None else int(timeout * 1e9))
+        return self._poll(num_entries, _nanoseconds(timeout))
 
     def _poll(self, num_entries: int, timeout_ns: int) -> tuple[int, list[WC]]:
         count = integer("num_entries", num_entries, 0, MAX_CQE)
@@ -302,7 +315,7 @@ class CQ(Resource):
         Sleeps at most *timeout* seconds for the first one. ArgumentError or TypeError for another *out*: no completion is lost.
         """
         words = _words_of(out)
-        return self._take(words, words.size // L.CQE_WORDS, int(timeout * 1e9))
+        return self._take(words, words.size // L.CQE_WORDS, _nanoseconds(timeout))
 
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
         queue = self._queue

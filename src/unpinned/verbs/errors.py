@@ -134,6 +134,24 @@ def instance(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"{name}: a {kind.__name__} is needed, not {type(value).__name__}")
 
 
+def seconds(name: str, value: Any) -> float | None:
+    """*value* as a waiting time, at least 0; None (for ever) for None and for what is longer than a century.
+
+    TypeError or `ArgumentError` that begin with *name*.
+    """
+    if value is None:
+        return None
+    try:
+        number = float(value) if not isinstance(value, str | bytes) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise TypeError(f"{name}: seconds are needed, not {type(value).__name__}")
+    if number != number:
+        raise ArgumentError(name, f"{value} is no time")
+    return max(number, 0.0) if number < 3.2e9 else None
+
+
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """*value* as an int in [low, high]; TypeError or `ArgumentError` that begin with *name*."""
     if type(value) is int and low <= value <= high:

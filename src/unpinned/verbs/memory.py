@@ -55,6 +55,10 @@ def _of_array(array: NDArray[Any]) -> Buffer:
 
 def bytes_of(name: str, data: Any) -> memoryview:
     """The bytes of *data*, a C-contiguous buffer; TypeError or ArgumentError that begin with *name*."""
+    if isinstance(data, np.ndarray) and data.flags.c_contiguous:
+        if data.dtype.hasobject:
+            raise ArgumentError(name, f"an array of dtype {data.dtype} holds Python objects, which mean nothing to a peer")
+        data = data.reshape(-1).view(np.uint8)  # of dates, for one, NumPy gives no buffer
     try:
         view = memoryview(data)
     except TypeError:

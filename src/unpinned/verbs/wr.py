@@ -82,7 +82,10 @@ class SGE(_Plain):
 def _pieces(sg: SGE | Sequence[SGE] | None, num_sge: int) -> list[SGE]:
     if type(sg) is SGE and num_sge in (0, 1):
         return [sg]
-    pieces = [sg] if isinstance(sg, SGE) else list(sg or ())
+    try:
+        pieces = [sg] if isinstance(sg, SGE) else list(sg or ())
+    except TypeError:
+        raise TypeError(f"sg: SGEs are needed, not {type(sg).__name__}") from None
     for i, piece in enumerate(pieces):
         if not isinstance(piece, SGE):
             raise TypeError(f"sg[{i}]: an SGE is needed, not {type(piece).__name__}")

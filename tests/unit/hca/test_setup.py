@@ -10,6 +10,18 @@ from unpinned.hca import setup
 from unpinned.paging import layout as P
 
 
+def test_no_queue_pair_is_the_multicast_one() -> None:
+    end = End(1, {"qps": 8, "mrs": 8, "cqs": 8, "ring_words": 1 << 14})
+    cq = setup.add_cq(end.t, 16)
+    numbers = []
+    for _ in range(6):
+        q = setup.add_qp(
+            end.t, random=-1, pd=1, send_cq=cq, recv_cq=cq, sends=1, recvs=1, send_sges=1, recv_sges=1, sig_all=True
+        )
+        numbers.append(int(end.h[q + L.QP_NUMBER]))
+    assert numbers == [0xFFFFFA, 0xFFFFFB, 0xFFFFFC, 0xFFFFFD, 0xFFFFFE, 7]
+
+
 def test_opened_and_closed_many_times_nothing_is_used_up() -> None:
     end = End(1, {"qps": 8, "mrs": 8, "cqs": 8, "ring_words": 1 << 14})
     numbers = set()

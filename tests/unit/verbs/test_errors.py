@@ -6,7 +6,7 @@ import pytest
 
 from unpinned.verbs import CompletionError, wc_status_to_str
 from unpinned.verbs import enums as e
-from unpinned.verbs.errors import ArgumentError, closed, coded, integer, refused, status_errno, unsupported
+from unpinned.verbs.errors import ArgumentError, closed, coded, integer, refused, seconds, status_errno, unsupported
 
 
 def test_argument_errors_name_the_argument_and_are_two_kinds_at_once():
@@ -19,6 +19,23 @@ def test_argument_errors_name_the_argument_and_are_two_kinds_at_once():
 def test_a_wrong_type_is_a_type_error_that_names_the_argument():
     with pytest.raises(TypeError, match="^length: an integer is needed, not str"):
         integer("length", "7", 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, None), (0, 0.0), (1.5, 1.5), (-1, 0.0), (float("inf"), None), (1 << 60, None), (float("-inf"), 0.0)],
+)
+def test_a_waiting_time(value, expected):
+    assert seconds("timeout", value) == expected
+
+
+def test_a_waiting_time_that_is_none_is_named():
+    with pytest.raises(TypeError, match="^timeout: seconds are needed, not str"):
+        seconds("timeout", "1")
+    with pytest.raises(TypeError, match="^timeout: seconds are needed, not list"):
+        seconds("timeout", [1])
+    with pytest.raises(ArgumentError, match="timeout: nan is no time"):
+        seconds("timeout", float("nan"))
 
 
 def test_numpy_integers_are_integers():

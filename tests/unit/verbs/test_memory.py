@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unpinned.host import system
+from unpinned.verbs.errors import ArgumentError
 from unpinned.verbs.memory import buffer_of, bytes_of, peek, poke
 
 
@@ -32,6 +33,10 @@ def test_types_that_the_buffer_protocol_does_not_know():
     times = np.zeros(4, "M8[s]")
     assert buffer_of(times).length == 32
     assert buffer_of(np.zeros(3, [("a", "i4"), ("b", "f8")])).length == 36
+    assert bytes(bytes_of("data", times)) == bytes(32)
+    assert bytes_of("data", np.array(7, "m8[s]")).nbytes == 8
+    with pytest.raises(ArgumentError, match="data: .* holds Python objects"):
+        bytes_of("data", np.array([object()]))
 
 
 def test_read_only_buffers_say_so():

@@ -76,6 +76,7 @@ def test_atomics():
         (lambda: SendWR(sg=[SGE(0, 1, 0)] * 17), "sg"),
         (lambda: RecvWR(wr_id="x"), "wr_id"),
         (lambda: RecvWR(sg=[1]), r"sg\[0\]"),
+        (lambda: SendWR(sg=5), "^sg: SGEs are needed, not int"),
         (lambda: SendWR(opcode=e.IBV_WR_LOCAL_INV), "opcode 7"),
         (lambda: SendWR(send_flags=e.IBV_SEND_IP_CSUM), "send_flags"),
     ],
