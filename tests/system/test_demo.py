@@ -18,7 +18,8 @@ from unpinned.paging.causes import Cause
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 
 COMMAND = [sys.executable, "-m", "unpinned", "demo"]
-SIZE_MIB = 48
+SIZE_MIB = 40 + os.getpid() % 32
+"""Of the demo's own file, which all runs of a user share: another run of these tests beside this one has its own."""
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +105,13 @@ def test_private_memory_is_swapped_where_there_is_swap(size, swap_space):
 def under_way(size):
     """A long demo that has reached the wire: (the process, the pids of owner and peer). It is gone afterwards."""
     process = subprocess.Popen([*COMMAND, *size, "--seconds", "60", "--no-picture"], stderr=subprocess.PIPE, text=True)
+    said = []
     try:
         for line in process.stderr:
+            said.append(line)
             if "first touch" in line:
                 break
+        assert said and "first touch" in said[-1], f"it ended: {''.join(said)}"
         yield process, children_of(process.pid)
     finally:
         process.kill()
