@@ -2,8 +2,9 @@
 
 A round: the owner maps 4 MiB, registers it, and the peer writes into it as fast as it can; at a random moment the owner unmaps it
 and maps something else at the same address (or replaces it in one call, MAP_FIXED). What is there instead holds zeros, the peer
-writes anything but zeros: a byte that is not zero afterwards has strayed. Beside it, the same call on memory
-that is not registered, under the same load on another region.
+writes anything but zeros: a byte that is not zero afterwards has strayed. Every other round unmaps memory that is not registered
+instead, at such a moment and under that load: what is more is what registration adds. Stated besides: both where the load is on
+another region.
 """
 
 import ctypes
@@ -80,13 +81,17 @@ def replace(address: int, how: str) -> int:
     return took
 
 
-def storm(kind: str, how: str, rounds: int, seed: int) -> dict:
-    """Rounds of unmapping what the peer writes to: microseconds each, and bytes that strayed."""
+def storm(kind: str, how: str, rounds: int, seed: int, control: bool) -> dict:
+    """Rounds of unmapping what the peer writes to: microseconds each, and bytes that strayed.
+
+    *control*: by turns with rounds that unmap memory of the same kind which is not registered, while the peer writes.
+    """
     rng, pd, wire = np.random.default_rng(seed), domain(), _wire[0]
     lines = wire.makefile("r")
-    times, stray_rounds, stray_bytes = [], 0, 0
-    for _ in range(rounds):
+    times, unregistered, stray_rounds, stray_bytes = [], [], 0, 0
+    for i in range(2 * rounds if control else rounds):
         address, keeper = fresh(kind)
+        other, other_keeper = fresh(kind) if control else (0, None)
         mr = register(view(address))
         queue = Queue(pd, DEPTH)
         wire.sendall(json.dumps([{"va": address, "key": mr.rkey}, queue.info()]).encode() + b"\n")
@@ -94,7 +99,11 @@ def storm(kind: str, how: str, rounds: int, seed: int) -> dict:
         wire.sendall(b"go\n")
         lines.readline()  # it writes by now
         time.sleep(rng.random() / 1000)
-        times.append(replace(address, how) / 1e3)
+        if control and i % 2:
+            unregistered.append(replace(other, how) / 1e3)
+            replace(address, how)
+        else:
+            times.append(replace(address, how) / 1e3)
         lines.readline()  # the peer has been refused
         queue.close()
         mr.close()
@@ -102,9 +111,11 @@ def storm(kind: str, how: str, rounds: int, seed: int) -> dict:
         stray_rounds, stray_bytes = stray_rounds + (strays > 0), stray_bytes + strays
         if keeper is None:
             held_gil.munmap(address, SIZE)
-        del keeper  # unmaps the address, whatever is there
+            if control:
+                held_gil.munmap(other, SIZE)
+        del keeper, other_keeper  # unmap their addresses, whatever is there
     wire.sendall(b"[]\n")
-    return {"us": times, "stray_rounds": stray_rounds, "stray_bytes": stray_bytes}
+    return {"us": times, "unregistered": unregistered, "stray_rounds": stray_rounds, "stray_bytes": stray_bytes}
 
 
 def unmap(kind: str, how: str, rounds: int, registered: bool) -> list[float]:
@@ -185,9 +196,9 @@ def measure(options: Options) -> list[Figure]:
         peer.ask("expose", name="source")
         join(owner, peer)
 
-        def stormy(kind, how, count, seed):
+        def stormy(kind, how, count, seed, control=False):
             peer.start("press")
-            gave = owner.ask("storm", kind=kind, how=how, rounds=count, seed=seed)
+            gave = owner.ask("storm", kind=kind, how=how, rounds=count, seed=seed, control=control)
             written = peer.result()
             return gave | {"written": written}
 
@@ -205,16 +216,21 @@ def measure(options: Options) -> list[Figure]:
             )
             return {"us": owner.result(), "mib_per_s": rate}
 
+        def key(name):
+            return name.replace(",", "").replace(" ", "_") + "_us"
+
         def cost(kind, how):
             variants = {
-                "registered": lambda i: stormy(kind, how, rounds, i),
-                "elsewhere": lambda i: calm(kind, how, rounds, True),
-                "unregistered": lambda i: calm(kind, how, rounds, False),
+                "registered": lambda i: stormy(kind, how, rounds, i, control=True),
+                "registered, load elsewhere": lambda i: calm(kind, how, rounds, True),
+                "unregistered, load elsewhere": lambda i: calm(kind, how, rounds, False),
             }
-            times = {name: [] for name in variants}
+            times = {name: [] for name in ["unregistered", *variants]}
             for i in range(blocks):
                 for name, variant in variants.items():
-                    times[name] += variant(i)["us"]
+                    gave = variant(i)
+                    times[name] += gave["us"]
+                    times["unregistered"] += gave.get("unregistered", [])
             say(f"{kind} {how}: " + ", ".join(f"{name} {median(us):.0f} us" for name, us in times.items()))
             return times
 
@@ -228,8 +244,8 @@ def measure(options: Options) -> list[Figure]:
                     median(quiet["registered"]) - median(quiet["unregistered"]),
                     "us",
                     "<= 150",
-                    {f"{name}_us": spread(us) for name, us in quiet.items()}
-                    | {f"{name}_beside_a_busy_process_us": spread(us) for name, us in busy.items()},
+                    {key(name): spread(us) for name, us in quiet.items()}
+                    | {key(f"{name}, beside a busy process"): spread(us) for name, us in busy.items()},
                 )
             )
         for kind in ("owned", "shared", "private"):
