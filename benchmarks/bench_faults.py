@@ -5,7 +5,7 @@ page of the page cache at most) and that nobody read ahead. Hot READs of the sam
 
 Memory that was never touched has no bytes of its own, but a file has: the 4 MiB that a READ of it faults in come from DRAM, while
 one place that is read over and over stays in the processor's caches. So large READs of a file are compared with READs of the
-same file at places as rarely visited, whose pages are there (the row), and with the one place in the caches (stated).
+same file at places as rarely visited, whose pages are there, and with the one place in the caches besides.
 """
 
 import os
@@ -111,15 +111,18 @@ def measure(options: Options) -> list[Figure]:
                 if kind == "page cache" and what == "large":
                     there = owner.ask("expose_file", name="there", path=path)
                     reader.ask("pairs", offsets=offsets, **job | {"cold": there})
-                    job["there"] = there
+                    job["there"], first_visit = there, owner.ask("region_counters", name="there")
                 before = owner.ask("region_counters", name=name)
                 gave = reader.ask("pairs", offsets=offsets, **job)
                 after = owner.ask("region_counters", name=name)
                 owner.ask("drop", name=name)
+                looked = owner.ask("region_counters", name="there") if "there" in job else {}
                 if gave.pop("wrong"):
                     raise RuntimeError(f"{name}: wrong words")
                 parts = {f"{key}_us": spread(times) for key, times in gave.items() if times}
                 parts["counters"] = {key: value - before.get(key, 0) for key, value in after.items()}
+                if looked:
+                    parts["there_counters"] = {key: value - first_visit.get(key, 0) for key, value in looked.items()}
                 middle = {key: median(times) for key, times in gave.items() if times}
                 if what == "small":
                     # Of each its own neighbour: whether cores sleep in between changes every few hundred READs.
@@ -133,7 +136,7 @@ def measure(options: Options) -> list[Figure]:
                         figures.append(Figure(said, value, "times", "<= 1.6", parts))
                         one_place = ", hot in the CPU's caches"
                     value = middle["cold"] / (middle["hot"] + added[kind])
-                    figures.append(Figure(said + one_place, value, "times", "" if one_place else "<= 1.6", parts))
+                    figures.append(Figure(said + one_place, value, "times", "<= 1.6", parts))
                 say(f"{name}: " + ", ".join(f"{key} {value:.1f} us" for key, value in sorted(middle.items())))
     return figures
 
