@@ -30,11 +30,6 @@ def write_file(path, length):
         os.fsync(file.fileno())  # clean pages: a dirty one costs the same, its write-back does not
 
 
-def touch(name, length, step):
-    """Read a byte of every page, so that they are mapped."""
-    return int(_memories[name].bytes[:length:step].sum())
-
-
 def pairs(cold, hot, length, offsets, verified, there=None):
     """Times in microseconds of a READ of each offset in *cold*, and of one in *hot*, by turns; words that were wrong.
 
@@ -106,23 +101,22 @@ def measure(options: Options) -> list[Figure]:
                 remote = unread(kind, name)
                 offsets = (rng.permutation(span // step)[:count] * step).tolist()
                 warm, offsets = offsets[:4], offsets[4:]
+                regions = [name]
                 job = {"cold": remote, "hot": hot, "length": length, "verified": kind == "page cache"}
                 reader.ask("pairs", offsets=warm, **job)
                 if kind == "page cache" and what == "large":
                     there = owner.ask("expose_file", name="there", path=path)
                     reader.ask("pairs", offsets=offsets, **job | {"cold": there})
-                    job["there"], first_visit = there, owner.ask("region_counters", name="there")
-                before = owner.ask("region_counters", name=name)
+                    job["there"], regions = there, [name, "there"]
+                before = {region: owner.ask("region_counters", name=region) for region in regions}
                 gave = reader.ask("pairs", offsets=offsets, **job)
-                after = owner.ask("region_counters", name=name)
+                after = {region: owner.ask("region_counters", name=region) for region in regions}
                 owner.ask("drop", name=name)
-                looked = owner.ask("region_counters", name="there") if "there" in job else {}
-                if gave.pop("wrong"):
-                    raise RuntimeError(f"{name}: wrong words")
+                if wrong := gave.pop("wrong"):
+                    raise RuntimeError(f"{name}: {wrong} wrong words")
                 parts = {f"{key}_us": spread(times) for key, times in gave.items() if times}
-                parts["counters"] = {key: value - before.get(key, 0) for key, value in after.items()}
-                if looked:
-                    parts["there_counters"] = {key: value - first_visit.get(key, 0) for key, value in looked.items()}
+                for region, label in zip(regions, ("counters", "there_counters")):
+                    parts[label] = {key: value - before[region].get(key, 0) for key, value in after[region].items()}
                 middle = {key: median(times) for key, times in gave.items() if times}
                 if what == "small":
                     # Of each its own neighbour: whether cores sleep in between changes every few hundred READs.
@@ -130,13 +124,11 @@ def measure(options: Options) -> list[Figure]:
                     target = "<= 60" if kind != "owned" else ""
                     figures.append(Figure(f"added by one minor fault, {text}", added[kind], "us", target, parts))
                 else:
-                    said, one_place = f"READ 4 MiB never touched / hot + one fault, {kind}", ""
-                    if "there" in middle:
-                        value = middle["cold"] / (middle["there"] + added[kind])
-                        figures.append(Figure(said, value, "times", "<= 1.6", parts))
-                        one_place = ", hot in the CPU's caches"
-                    value = middle["cold"] / (middle["hot"] + added[kind])
-                    figures.append(Figure(said + one_place, value, "times", "<= 1.6", parts))
+                    said = f"READ 4 MiB never touched / hot + one fault, {kind}"
+                    against = {"": "hot"} if "there" not in middle else {"": "there", ", hot in the CPU's caches": "hot"}
+                    for where, key in against.items():
+                        value = middle["cold"] / (middle[key] + added[kind])
+                        figures.append(Figure(said + where, value, "times", "<= 1.6", parts))
                 say(f"{name}: " + ", ".join(f"{key} {value:.1f} us" for key, value in sorted(middle.items())))
     return figures
 

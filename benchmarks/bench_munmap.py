@@ -216,14 +216,11 @@ def measure(options: Options) -> list[Figure]:
             )
             return {"us": owner.result(), "mib_per_s": rate}
 
-        def key(name):
-            return name.replace(",", "").replace(" ", "_") + "_us"
-
         def cost(kind, how):
             variants = {
                 "registered": lambda i: stormy(kind, how, rounds, i, control=True),
-                "registered, load elsewhere": lambda i: calm(kind, how, rounds, True),
-                "unregistered, load elsewhere": lambda i: calm(kind, how, rounds, False),
+                "registered_load_elsewhere": lambda i: calm(kind, how, rounds, True),
+                "unregistered_load_elsewhere": lambda i: calm(kind, how, rounds, False),
             }
             times = {name: [] for name in ["unregistered", *variants]}
             for i in range(blocks):
@@ -244,8 +241,8 @@ def measure(options: Options) -> list[Figure]:
                     median(quiet["registered"]) - median(quiet["unregistered"]),
                     "us",
                     "<= 150",
-                    {key(name): spread(us) for name, us in quiet.items()}
-                    | {key(f"{name}, beside a busy process"): spread(us) for name, us in busy.items()},
+                    {f"{name}_us": spread(us) for name, us in quiet.items()}
+                    | {f"{name}_beside_a_busy_process_us": spread(us) for name, us in busy.items()},
                 )
             )
         for kind in ("owned", "shared", "private"):

@@ -53,7 +53,7 @@ _COPIES = {name: _function(name, ctypes.c_ssize_t, _int, ctypes.c_void_p, ctypes
 
 def readable(descriptor: int, seconds: float) -> bool:
     """Has *descriptor* something to read (or its end) within *seconds*? Any descriptor: `select.select` takes none beyond 1023."""
-    poll = select.poll()
+    poll = select.poll()  # one for each call: threads cannot share one
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(math.ceil(1000 * max(seconds, 0.0))))
 

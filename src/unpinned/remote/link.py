@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import threading
 from typing import Any
 
+from unpinned.host.system import readable
 from unpinned.remote import contexts
 from unpinned.remote import messages as M
 from unpinned.remote.addresses import Address
@@ -106,9 +106,7 @@ class Link:
         if self._lost:
             raise Disconnected(self._lost)
         try:
-            poll = select.poll()  # one for each call: threads cannot share one
-            poll.register(self._socket, select.POLLIN)
-            if not poll.poll(0):
+            if not readable(self._socket.fileno(), 0):
                 return
             ended = self._socket.recv(1, socket.MSG_PEEK) == b""
         except OSError as error:

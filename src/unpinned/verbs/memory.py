@@ -46,18 +46,21 @@ def buffer_of(source: Any) -> Buffer:
 
 
 def _of_array(array: NDArray[Any]) -> Buffer:
-    if array.dtype.hasobject:
-        raise ArgumentError("length", f"an array of dtype {array.dtype} holds Python objects, which mean nothing to a peer")
+    _refuse_objects("length", array)
     if not array.flags.c_contiguous and not array.flags.f_contiguous:
         raise ArgumentError("length", "the array is not contiguous (np.ascontiguousarray copies it)")
     return Buffer(array.ctypes.data, array.nbytes, not array.flags.writeable, array)
 
 
+def _refuse_objects(name: str, array: NDArray[Any]) -> None:
+    if array.dtype.hasobject:
+        raise ArgumentError(name, f"an array of dtype {array.dtype} holds Python objects, which mean nothing to a peer")
+
+
 def bytes_of(name: str, data: Any) -> memoryview:
     """The bytes of *data*, a C-contiguous buffer; TypeError or ArgumentError that begin with *name*."""
     if isinstance(data, np.ndarray) and data.flags.c_contiguous:
-        if data.dtype.hasobject:
-            raise ArgumentError(name, f"an array of dtype {data.dtype} holds Python objects, which mean nothing to a peer")
+        _refuse_objects(name, data)
         data = data.reshape(-1).view(np.uint8)  # of dates, for one, NumPy gives no buffer
     try:
         view = memoryview(data)
