@@ -98,6 +98,16 @@ class Whole(JITCodeLibrary):  # type: ignore[misc]
         for function in self._final_module.functions:
             if not function.is_declaration and function.name != self._wrapper:
                 function.linkage = "internal"
+        self._drop_what_nobody_uses()
+
+    def _drop_what_nobody_uses(self) -> None:
+        """An array comes as seven words, of which a kernel uses one, and a status that is always 0 goes back: neither is passed."""
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_ipsccp_pass()
+        passes.add_dead_arg_elimination_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
+        passes.run(self._final_module, llvm.create_pass_builder(self._codegen._tm, llvm.create_pipeline_tuning_options()))
 
     @classmethod
     def from_object(cls, codegen: Any, name: str, code: bytes, defined: set[str]) -> Whole:

@@ -38,3 +38,12 @@ def test_the_code_of_an_inlined_kernel_is_in_its_caller(decorate, calls) -> None
     (whole,) = made.wholes.values()
     code = [line for line in whole.library.get_llvm_str().splitlines() if " call " in line and "large" in line]
     assert bool(code) is calls
+
+
+@pytest.mark.compiled_only
+def test_an_array_is_passed_as_one_word() -> None:
+    made = caller_of(kernel)
+    made(np.arange(256), 3)
+    (whole,) = made.wholes.values()
+    calls = [line for line in whole.library.get_llvm_str().splitlines() if " call " in line and "large" in line]
+    assert calls and all(line.split("(", 1)[1].count(",") == 2 for line in calls), "where the result goes, the array, x"
