@@ -410,6 +410,24 @@ _HCA: Final = (
         "[odp] fault served beyond the region's bounds: a request may end behind them",
         world="requests", kills="KEYS",
     ),
+    Mutant(
+        "seen-for-reading-is-written", "hca.regions", "lookup",
+        " and write <= h[L.H_SEEN_WRITE]", "",
+        "what a READ has found in this step is written without the right",
+        world="requests", kills="KEYS",
+    ),
+    Mutant(
+        "step-does-not-forget", "hca.device", "finish",
+        "    forget(h)\n", "",
+        "what was looked up before the lock was let go is used after it",
+        world="requests", kills="KEYS",
+    ),
+    Mutant(
+        "looks-beyond-what-it-found", "hca.regions", "look",
+        "    h[L.H_SEEN_END] = table_va + found\n", "    h[L.H_SEEN_END] = table_va + ahead\n",
+        "the whole of what a step looked at counts as found",
+        world="requests", kills="KEYS",
+    ),
 )  # fmt: skip
 
 CANARY: Final = Mutant(

@@ -7,6 +7,7 @@ compared with what the rules at the top of those files say:
 * a request outside its region, without its right, under another domain's key or an unknown one opens nothing;
 * what is on demand is a hit when every page that the request touches is there with the right, and only then;
 * what is pinned is a hit whatever the page table holds: no fault ever begins for it;
+* neither changes with what the same step, or the one before, has looked up (H_SEEN);
 * a descriptor covers exactly what was looked up.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from unpinned.check.trace import Event, Trace
 from unpinned.hca import block, setup
 from unpinned.hca import layout as L
+from unpinned.hca.device import finish
 from unpinned.hca.fetches import atomic_request
 from unpinned.hca.regions import DENIED, HIT, MISS, authorize, describe, lookup
 from unpinned.hca.verdicts import PARKED
@@ -38,32 +40,40 @@ ON_DEMAND, PINNED, FOREIGN, UNKNOWN = 0x11, 0x22, 0x33, 0x44
 PD, OTHER_PD = 1, 2
 ABSENT, READ, WRITE, STALE = range(4)
 PAGES: Final = range(START >> PAGE_SHIFT, (START + LENGTH) >> PAGE_SHIFT)
+BEFORE: Final = ("", "READ", "WRITE", "STEP")
+"""What came before a request: nothing; a READ or WRITE of the region's first page, in the same step; or a step that found all pages
+there, of which the request finds what it finds.
+"""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request: what is asked for, and what the pages of the region are (ABSENT, READ, WRITE, STALE)."""
+    """One request: what is asked for, what the pages of the region are (ABSENT, READ, WRITE, STALE), and what came BEFORE."""
 
     kind: str  #: READ, WRITE or ATOMIC
     key: int
     va: int
     length: int
     pages: tuple[int, ...]
+    before: str = ""
 
     def __str__(self) -> str:
         states = " ".join(("absent", "read", "write", "stale")[page] for page in self.pages)
-        return f"{self.kind} key {self.key:#x} bytes [{self.va}, {self.va + self.length}), pages {states}"
+        after = {"": "", "STEP": ", after a step that found all"}.get(self.before, f", after a {self.before} in the same step")
+        return f"{self.kind} key {self.key:#x} bytes [{self.va}, {self.va + self.length}), pages {states}{after}"
 
 
 def requests() -> Iterator[Request]:
-    """All of them: a few thousand."""
+    """All of them: some ten thousand."""
     keys = (ON_DEMAND, PINNED, FOREIGN, UNKNOWN)
     for kind, key, va, length in product(("READ", "WRITE"), keys, range(4, 25, 4), (1, 4, 5, 8, 16)):
         for pages in product((ABSENT, READ, WRITE), repeat=len(PAGES)) if key == ON_DEMAND else [(0,) * len(PAGES)]:
-            yield Request(kind, key, va, length, pages)
+            for before in BEFORE:
+                yield Request(kind, key, va, length, pages, before)
     for key, va in product(keys, (8, 16)):
         for pages in product((ABSENT, READ, WRITE, STALE), repeat=len(PAGES)):
-            yield Request("ATOMIC", key, va, 8, pages)
+            for before in BEFORE:
+                yield Request("ATOMIC", key, va, 8, pages, before)
 
 
 def violations() -> Iterator[tuple[Request, str]]:
@@ -132,6 +142,11 @@ class _Device:
     def reset(self, pages: tuple[int, ...]) -> None:
         """As new, with these pages in the table."""
         self.h[:], self.p[:] = self._clean
+        self.lay(pages)
+
+    def lay(self, pages: tuple[int, ...]) -> None:
+        """These pages, and no others, in the table."""
+        change_range(self.p, START, START + LENGTH, 0, 0)
         for page, state in zip(PAGES, pages):
             start, end = page << PAGE_SHIFT, (page + 1) << PAGE_SHIFT
             if state != ABSENT:
@@ -143,15 +158,23 @@ class _Device:
 _devices: list[_Device] = []
 
 
-def _device(pages: tuple[int, ...]) -> _Device:
+def _device(request: Request) -> _Device:
+    """The device as the request finds it."""
     if not _devices:
         _devices.append(_Device())
-    _devices[0].reset(pages)
-    return _devices[0]
+    device = _devices[0]
+    device.reset((WRITE,) * len(PAGES) if request.before == "STEP" else request.pages)
+    if request.before:
+        mr = authorize(device.h, PD, ON_DEMAND, START, 1 << PAGE_SHIFT, L.ACCESS_REMOTE_READ)
+        lookup(device.h, device.p, mr, START, 1 << PAGE_SHIFT, int(request.before != "READ"), 0)
+    if request.before == "STEP":
+        device.lay(request.pages)
+        finish(device.h, device.p, 0)
+    return device
 
 
 def _plain(request: Request) -> str:
-    device = _device(request.pages)
+    device = _device(request)
     h, p = device.h, device.p
     write = request.kind == "WRITE"
     access = L.ACCESS_REMOTE_WRITE if write else L.ACCESS_REMOTE_READ
@@ -165,7 +188,7 @@ def _plain(request: Request) -> str:
 
 
 def _atomic(request: Request) -> str:
-    device = _device(request.pages)
+    device = _device(request)
     h, p, b = device.h, device.p, device.b
     b[0] = O.RC_FETCH_ADD
     put64(b, O.BTH_BYTES + W.ATOMICETH_VA, request.va)

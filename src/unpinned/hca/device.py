@@ -22,6 +22,7 @@ from unpinned.hca.parking import feed, give_back, release_unless_used, state, un
 from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, wqe
 from unpinned.hca.reads import answer, give_up_park, owed, stream
 from unpinned.hca.ready import make_ready, set_deadline
+from unpinned.hca.regions import forget
 from unpinned.hca.requester import break_request, send, settle_error
 from unpinned.hca.responder import request
 from unpinned.hca.responses import admit_response, go_back, land, retry
@@ -49,7 +50,8 @@ def copied(p, first, end):
 
 @kernel
 def finish(h, p, now):
-    """Carry out the batch's actions in order, then empty the batch."""
+    """Carry out the batch's actions in order, then empty the batch: a step begins."""
+    forget(h)
     for i in range(h[L.H_ACT_COUNT]):
         a = h[L.H_ACT_BASE] + i * L.ACT_WORDS
         q = h[a + L.A_QP]

@@ -75,6 +75,10 @@ H_COMPLETIONS: Final = 45  # completions, ever
 H_CQ_LIVE: Final = 46  # one past the highest CQ in use
 H_MR_LIVE: Final = 47  # one past the highest region record in use
 H_FREE: Final = 48  # first word the control plane may allocate rings from
+H_SEEN: Final = 49  # the region record of which this step has found [H_SEEN_START, H_SEEN_END) usable; 0: of none yet
+H_SEEN_START: Final = 50  # table addresses
+H_SEEN_END: Final = 51
+H_SEEN_WRITE: Final = 52  # 1: for writing, too
 H_COUNTERS: Final = 64
 
 # ---- counters, at H_COUNTERS ---------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from unpinned.paging.table import translate
 
 PROBES = 16  # as in block.insert_key
 
+AHEAD = 1 << 16  # bytes that one walk of the table looks at
+
 HIT = 0
 MISS = 1
 DENIED = 2
@@ -63,7 +65,34 @@ def lookup(h, p, mr, va, length, write, now):
         return DENIED
     if h[mr + L.MR_PINNED]:
         return HIT
-    return HIT if translate(p, table_va, length, write, now) >= length else MISS
+    if h[L.H_SEEN] == mr and write <= h[L.H_SEEN_WRITE] and h[L.H_SEEN_START] <= table_va and table_va + length <= h[L.H_SEEN_END]:
+        return HIT
+    return HIT if look(h, p, mr, table_va, length, write, now) >= length else MISS
+
+
+@kernel
+def look(h, p, mr, table_va, length, write, now):
+    """``translate``, and of whole pages what follows them, too: the packets of a message come one after another.
+
+    What was found holds as long as the lock does, so the step remembers it (H_SEEN) and the next must `forget`. Not where the
+    table records what was used: that is told of what was asked for only.
+    """
+    ahead = length
+    if length >> p[P.PAGE_SHIFT] and p[P.TRACK] == 0:
+        ahead = min(max(length, AHEAD), h[mr + L.MR_START] + h[mr + L.MR_LENGTH] + h[mr + L.MR_DELTA] - table_va)
+    found = translate(p, table_va, ahead, write, now)
+    h[L.H_SEEN] = mr
+    h[L.H_SEEN_START] = table_va
+    h[L.H_SEEN_END] = table_va + found
+    h[L.H_SEEN_WRITE] = write
+    return found
+
+
+@kernel
+def forget(h):
+    """A step begins: what the one before has found in the table may have left since."""
+    h[L.H_SEEN] = 0
+    return 0
 
 
 @kernel

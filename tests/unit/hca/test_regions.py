@@ -7,10 +7,11 @@ import pytest
 from support.ends import PAGE, End
 from unpinned.hca import layout as L
 from unpinned.hca import setup
-from unpinned.hca.regions import DENIED, HIT, MISS, authorize, describe, find_key, lookup, room
+from unpinned.hca.device import finish
+from unpinned.hca.regions import AHEAD, DENIED, HIT, MISS, authorize, describe, find_key, lookup, room
 from unpinned.paging import layout as P
 from unpinned.paging.regions import revoke
-from unpinned.paging.table import install
+from unpinned.paging.table import change_range, entry, install
 
 START, LENGTH, KEY = 0x10_0000, 0x8000, 0xABCD
 READ, WRITE = L.ACCESS_REMOTE_READ, L.ACCESS_REMOTE_WRITE
@@ -103,6 +104,38 @@ def test_lookup_asks_the_page_table_unless_pinned() -> None:
     assert lookup(*args, START + PAGE, 1, 1, 0) == MISS, "present for reading is not present for writing"
     end.h[buffer.mr + L.MR_PINNED] = 1
     assert lookup(*args, START, 4 * PAGE, 1, 0) == HIT
+
+
+def test_what_a_step_has_found_holds_in_this_step_only() -> None:
+    end = End(1)
+    buffer = end.buffer(32 * PAGE, pinned=False, start=START)
+    args = end.h, end.p, buffer.mr
+    install(end.p, buffer.va, buffer.va + 20 * PAGE, P.PRESENT, 0)
+    assert lookup(*args, START, PAGE, 0, 0) == HIT
+    assert end.h[L.H_SEEN_END] == buffer.va + AHEAD, "the walk went on, within bounds"
+    zap = change_range(end.p, buffer.va, buffer.va + 32 * PAGE, 0, 0)
+    assert zap == 20, "as only another step may do"
+    assert lookup(*args, START + PAGE, 2 * PAGE, 0, 0) == HIT
+    assert lookup(*args, START + PAGE, 1, 1, 0) == MISS, "not for writing"
+    finish(end.h, end.p, 0)
+    assert lookup(*args, START + PAGE, 2 * PAGE, 0, 0) == MISS
+
+
+def test_what_is_seen_of_one_region_says_nothing_of_another() -> None:
+    end = End(1)
+    one, other = end.buffer(4 * PAGE, pinned=False, start=START), end.buffer(4 * PAGE, pinned=False, start=START)
+    install(end.p, one.va, one.va + 4 * PAGE, P.PRESENT | P.WRITE, 0)
+    assert lookup(end.h, end.p, one.mr, START, 4 * PAGE, 1, 0) == HIT
+    assert lookup(end.h, end.p, other.mr, START, PAGE, 0, 0) == MISS
+
+
+def test_a_table_that_records_what_was_used_is_asked_for_no_more() -> None:
+    end = End(1)
+    end.p[P.TRACK] = P.ACCESSED
+    buffer = end.buffer(4 * PAGE, pinned=False, start=START)
+    install(end.p, buffer.va, buffer.va + 4 * PAGE, P.PRESENT, 0)
+    assert lookup(end.h, end.p, buffer.mr, START, PAGE, 0, 0) == HIT
+    assert [entry(end.p, buffer.va + i * PAGE) & P.ACCESSED for i in range(2)] == [P.ACCESSED, 0]
 
 
 def test_a_revoked_extent_is_denied_and_the_rest_is_not() -> None:
