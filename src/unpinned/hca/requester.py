@@ -82,6 +82,10 @@ def gather(h, p, q, w, at, size, op, offset, access, now, length):
                     return DENIED
                 if found != HIT:
                     return found
+                if op and part == size:  # all of it lies in one piece, as it mostly does
+                    describe(h, p, mr, va, part, op, offset, q)
+                    settled(h, q, field)
+                    return HIT
             done += part
             left -= part
     settled(h, q, field)
