@@ -116,9 +116,18 @@ def test_what_a_step_has_found_holds_in_this_step_only() -> None:
     zap = change_range(end.p, buffer.va, buffer.va + 32 * PAGE, 0, 0)
     assert zap == 20, "as only another step may do"
     assert lookup(*args, START + PAGE, 2 * PAGE, 0, 0) == HIT
-    assert lookup(*args, START + PAGE, 1, 1, 0) == MISS, "not for writing"
     finish(end.h, end.p, 0)
     assert lookup(*args, START + PAGE, 2 * PAGE, 0, 0) == MISS
+
+
+def test_what_was_found_for_reading_is_not_written() -> None:
+    end = End(1)
+    buffer = end.buffer(4 * PAGE, pinned=False, start=START)
+    args = end.h, end.p, buffer.mr
+    install(end.p, buffer.va, buffer.va + 4 * PAGE, P.PRESENT, 0)
+    assert lookup(*args, START, PAGE, 0, 0) == HIT
+    assert lookup(*args, START + PAGE, 1, 1, 0) == MISS
+    assert end.h[L.H_SEEN_END] == buffer.va + PAGE, "nor is it remembered as found"
 
 
 def test_what_is_seen_of_one_region_says_nothing_of_another() -> None:
