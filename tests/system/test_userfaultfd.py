@@ -194,18 +194,20 @@ def test_copies_beside_an_unread_change_are_counted_as_at_risk(source: Userfault
     with mapped(PAGES) as address, mapped(PAGES) as other:
         assert source.register(other, other + PAGE) == ""
 
-        def write(length: int, path: int) -> int:
-            dma_issue(p, address, length, P.OP_WRITE, 0, path, 1)
+        def copy(length: int, path: int, op: int = P.OP_WRITE) -> int:
+            dma_issue(p, address, length, op, 0, path, 1)
             assert execute(p, arena, s) == 0 and dma_reset(p) == 0
             return int(s[L.COPY_AT_RISK])
 
-        assert write(8, P.PATH_FOREIGN) == 0
+        assert copy(8, P.PATH_FOREIGN) == 0
         with behind(lambda: system.unmap(other, PAGE)):
             assert wait_until_readable(source)
-            assert write(16, P.PATH_PROCESS_VM) == 0, "our own mapping: nothing can stray"
-            assert write(32, P.PATH_FOREIGN) == 32
+            assert copy(16, P.PATH_PROCESS_VM) == 0, "our own mapping: nothing can stray"
+            assert copy(32, P.PATH_FOREIGN) == 32
+            assert copy(8, P.PATH_PROCESS_VM, P.OP_FETCH_ADD) == 32
+            assert copy(8, P.PATH_FOREIGN, P.OP_FETCH_ADD) == 40
             assert wait_for(source, 1)[0][0] == L.EVENT_UNMAP
-        assert write(8, P.PATH_FOREIGN) == 32
+        assert copy(8, P.PATH_FOREIGN, P.OP_FETCH_ADD) == copy(8, P.PATH_FOREIGN) == 40
         assert view(address, 32).tolist() == list(range(32))
 
 

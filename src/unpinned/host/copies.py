@@ -181,9 +181,7 @@ def _system_copy(p: Block, s: Words, end: int) -> int:
     """One call for the gathered descriptors, and what became of each; returns how many failed."""
     first = s[L.COPY_INDEX]
     done = _call(s, p[first + P.DMA_OP] == P.OP_READ, s[L.COPY_REGIONS], s[L.COPY_ARENAS])
-    at_risk = 0
-    if done > 0 and s[L.COPY_UFFD] and p[first + P.DMA_PATH] == P.PATH_FOREIGN:
-        at_risk = pending(s[L.COPY_UFFD])
+    at_risk = done > 0 and _may_stray(p, s, first)
     status = EFAULT if done >= 0 else -done
     copied, failed = 0, 0
     for i in range(s[L.COPY_COUNT]):
@@ -198,6 +196,12 @@ def _system_copy(p: Block, s: Words, end: int) -> int:
     if at_risk:
         s[L.COPY_AT_RISK] += copied
     return failed
+
+
+@kernel
+def _may_stray(p: Block, s: Words, d: int) -> bool:
+    """Was descriptor *d*, which has just been copied, on its way while the mappings around it changed?"""
+    return p[d + P.DMA_PATH] == P.PATH_FOREIGN and s[L.COPY_UFFD] != 0 and pending(s[L.COPY_UFFD])
 
 
 @kernel
@@ -225,4 +229,6 @@ def _atomic(p: Block, s: Words, d: int) -> int:
     if done == 8:
         p[d + P.DMA_RESULT] = compare_exchange(s, L.COPY_CELL, x0, x1) if swap else fetch_add(s, L.COPY_CELL, x0)
         done = _call(s, False, 1, 1) if not swap or p[d + P.DMA_RESULT] == x0 else 8
+        if done == 8 and _may_stray(p, s, d):
+            s[L.COPY_AT_RISK] += 8
     return 0 if done == 8 else -done if done < 0 else EFAULT
