@@ -95,9 +95,8 @@ def admit_request(h, p, b, q, o, n, now):
     if psn == fresh or psn == h[q + L.QP_PEND_NEXT]:
         return line_up(h, b, q, o, n, psn)
     if psn > fresh:
-        h[q + L.QP_PEND_GAP] |= L.GAP_NEW
         h[L.C_OUT_OF_SEQUENCE] += 1
-        return TAKEN
+        return drop_new(h, b, q, o, psn)
     if psn < epsn and busy == 0:
         return request(h, p, b, q, o, n, 0, now)  # answered at once, ahead of what is parked
     if psn < epsn and busy == L.BUSY_READ:
@@ -109,6 +108,14 @@ def admit_request(h, p, b, q, o, n, now):
     if busy == L.BUSY_ATOMIC and psn < h[q + L.QP_READ_FIRST]:
         return AGAIN  # sent again, and nobody would ask for it: when the atomic's answer is out, at most a few rounds
     h[L.C_DUPLICATE_PARKED] += 1  # of what waits here: dropped in silence, it holds its PSN
+    return TAKEN
+
+
+@kernel
+def drop_new(h, b, q, o, psn):
+    """Drop a request that was never seen: it is asked for when the line is empty, unless it has come by then."""
+    h[q + L.QP_PEND_GAP] |= L.GAP_NEW
+    h[q + L.QP_PEND_LOST] = max(h[q + L.QP_PEND_LOST], psn + psns_taken(h, b, q, o))
     return TAKEN
 
 
@@ -129,9 +136,8 @@ def line_up(h, b, q, o, n, psn):
         if psn < h[q + L.QP_EPSN]:
             h[q + L.QP_PEND_GAP] |= L.GAP_AGAIN
             h[q + L.QP_PEND_NEXT] = psn
-        else:
-            h[q + L.QP_PEND_GAP] |= L.GAP_NEW
-        return TAKEN
+            return TAKEN
+        return drop_new(h, b, q, o, psn)
     if psn < h[q + L.QP_EPSN]:  # the peer went back: it asks for all that follows
         h[q + L.QP_KEPT_END] = 0
     h[q + L.QP_PEND_NEXT] = psn + psns_taken(h, b, q, o)

@@ -275,13 +275,16 @@ def drain(h, p, b, q, now):
 def ask_for_dropped(h, p, q):
     """What found no place in the line is asked for: it may have been executed before, and its answer lost.
 
-    Then a NAK of the expected PSN would say nothing to the peer, which perhaps never sent that PSN.
+    Then a NAK of the expected PSN would say nothing to the peer, which perhaps never sent that PSN. Nor would it if the wire has
+    repeated what was dropped, and the copy found its place: the NAK would only cost the peer its acknowledgement.
     """
     gap = h[q + L.QP_PEND_GAP]
+    lost = h[q + L.QP_PEND_LOST]
     h[q + L.QP_PEND_GAP] = 0
-    if gap & L.GAP_NEW:
+    h[q + L.QP_PEND_LOST] = 0
+    if gap & L.GAP_NEW and lost > h[q + L.QP_EPSN]:
         return nak_sequence(h, p, q)
-    if h[q + L.QP_PEND_NEXT] < h[q + L.QP_EPSN]:
+    if gap & L.GAP_AGAIN and h[q + L.QP_PEND_NEXT] < h[q + L.QP_EPSN]:
         h[L.C_NAK_SEQUENCE] += 1
         answer_later(h, p, q, h[q + L.QP_PEND_NEXT], L.NAK_SEQUENCE)
     return 0

@@ -95,6 +95,7 @@ def forget_requests(h, q):
     """Drop the peer's waiting requests; it will send them again."""
     forget(h, q + L.QP_PEND_HEAD)
     h[q + L.QP_PEND_GAP] = 0
+    h[q + L.QP_PEND_LOST] = 0
     h[q + L.QP_READ_LIVE] = 0
     return 0
 

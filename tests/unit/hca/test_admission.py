@@ -289,6 +289,32 @@ def test_what_is_sent_again_and_finds_no_place_is_asked_for() -> None:
     end.quiet()
 
 
+def test_what_was_dropped_and_came_once_more_in_its_turn_is_not_asked_for() -> None:
+    """A NAK of the PSN behind it, which the peer has never sent, took the place of its acknowledgement (I9; found by the swarm)."""
+    end = End(2)
+    gone = end.buffer(4096, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS)
+    first, second, third = (peer.packet(O.RC_WRITE_ONLY, psn, b"new!", reth=(gone.va, gone.key, 4)) for psn in (100, 101, 102))
+    end.fault_after = 3 * MS
+    assert peer.give(first, third, second, third) == [] and end.counter("out_of_sequence") == 1
+    assert [(a["psn"], a["aeth"][0]) for a in peer.wait(3 * MS)][-1] == (102, 0x1F)
+    assert end.counter("nak_sequence") == 0
+    end.quiet()
+
+
+def test_what_was_dropped_behind_such_a_copy_is_asked_for() -> None:
+    end = End(2)
+    gone = end.buffer(4096, pinned=False)
+    peer = peer_of(end, park_ns=100 * MS)
+    first, second, third, fifth = (
+        peer.packet(O.RC_WRITE_ONLY, psn, b"new!", reth=(gone.va, gone.key, 4)) for psn in (100, 101, 102, 104)
+    )
+    end.fault_after = 3 * MS
+    assert peer.give(first, third, fifth, second, third) == []
+    assert [(a["psn"], a["aeth"][0]) for a in peer.wait(3 * MS)][-1] == (103, L.NAK_SEQUENCE)
+    end.quiet()
+
+
 def test_a_read_that_comes_again_during_a_later_atomic_is_answered_after_it() -> None:
     """The peer that came again after "not ready" does so only once (I9; found by the swarm, seed 995423)."""
     end = End(2)
