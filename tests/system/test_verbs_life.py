@@ -591,6 +591,60 @@ print("fine")
     assert printed == "fine\n"
 
 
+INTERRUPTED_EVERYWHERE = """
+import sys
+class Stop(BaseException): pass
+def interrupted(work, at):
+    \"\"\"Call *work* and raise where a handler would: at the *at*th beginning of a function, or end of a call to C. Was there one?\"\"\"
+    left = at
+    def watch(frame, what, argument):
+        nonlocal left
+        if what in ("call", "c_return"):
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                raise Stop
+    sys.setprofile(watch)
+    try:
+        work()
+    except Stop:
+        pass
+    finally:
+        sys.setprofile(None)
+    return left <= 0
+"""
+
+
+def test_an_array_that_goes_while_ctrl_c_falls_leaves_nothing():
+    """Wherever its finalizer may be interrupted. What comes next sees to the rest, and frees nothing twice."""
+    printed = run_python(INTERRUPTED_EVERYWHERE + """
+from support.leaks import holdings, leaked
+from unpinned.host import owned
+stops = []
+sys.unraisablehook = lambda unraisable: stops.append(unraisable.exc_type)
+held = [owned.empty(1 << 16)]
+interrupted(held.clear, 1 << 20)
+before = holdings()
+at, others = 1, []
+while True:
+    held.append(owned.empty(1 << 16))
+    others.append(owned.empty(1 << 16))  # its descriptor and addresses may be those that went last
+    if not interrupted(held.clear, at):
+        break
+    at += 1
+owned.empty(1)
+for i, other in enumerate(others):
+    other[:] = i
+assert [other[-1] for other in others] == list(range(len(others)))
+assert len(owned._blocks) == len(others)
+del other, others
+assert at > 10 and set(stops) == {Stop}, (at, stops)
+assert not leaked(before, mappings_slack=8), (at, leaked(before, mappings_slack=8))
+print("fine")
+""", path=TESTS)
+    assert printed == "fine\n"
+
+
 def test_a_context_that_finds_no_descriptor_left_says_so_and_leaves_none():
     """Nor does it go on with less than this kernel can do: a shortage passes."""
     printed = run("""

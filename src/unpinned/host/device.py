@@ -66,8 +66,6 @@ class Device:
         self._ended = False
         self.pds = itertools.count(1)
         self.recorder: Recorder | None = None
-        self.descriptors: set[int] = set()
-        """Event descriptors of completion channels, for a forked child to close."""
         self._threads: list[process.KernelThread] = []
         self.e = np.zeros(E.E_WORDS, np.int64)
         self.e[E.E_WAKE_FD] = -1
@@ -209,10 +207,6 @@ class Device:
         self.closed = self._ended = True
         self.regions.open.clear()
         self._close_descriptors()
-        for fd in self.descriptors:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self.descriptors.clear()
 
 
 class Use:

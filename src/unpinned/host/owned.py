@@ -8,18 +8,16 @@ multiprocessing.shared_memory.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import math
 import os
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from unpinned.host import system
+from unpinned.host import endings, system
 from unpinned.host.undisturbed import undisturbed
 from unpinned.host.vmas import Vma
 
@@ -45,19 +43,7 @@ class Block:
 DESCRIPTORS = 256
 """So many arrays keep their descriptor: the rest must do without, as processes may have few."""
 
-_blocks: dict[Identity, weakref.ref[_Holder]] = {}
-_descriptors: set[int] = set()
-"""Each `Block.fd` that this process has open."""
-
-
-def _after_fork_in_child() -> None:
-    """It reads nothing by them, and they would keep the memory when all arrays on it are gone."""
-    while _descriptors:
-        with contextlib.suppress(OSError):
-            os.close(_descriptors.pop())
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_blocks: dict[Identity, endings.Ending] = {}
 
 
 class _Holder:
@@ -87,6 +73,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = float, *, huge: bool 
     size = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
     if size <= 0:
         return np.empty(shape, kind)
+    endings.settle()
     return np.asarray(undisturbed(lambda: _allocate(size, huge)))[:size].view(kind).reshape(shape)
 
 
@@ -120,14 +107,11 @@ def _allocate(size: int, huge: bool) -> _Holder:
         system.keep_from_children(bases[1], length)
         status = os.fstat(fd)
         kept = fd if fd < system.PAGE and len(_blocks) < DESCRIPTORS else -1
-        block = Block(bases[0], bases[1], length, (status.st_dev, status.st_ino), os.getpid(), kept)
-        if kept >= 0:
-            _descriptors.add(kept)
-        holder = _hold(block)
+        holder = _hold(Block(bases[0], bases[1], length, (status.st_dev, status.st_ino), os.getpid(), kept))
     except BaseException:
         for base in bases:
             system.unmap(base, length)
-        _descriptors.discard(fd)
+        endings.descriptors.discard(fd)
         os.close(fd)
         raise
     if kept < 0:
@@ -137,18 +121,9 @@ def _allocate(size: int, huge: bool) -> _Holder:
 
 def _hold(block: Block) -> _Holder:
     holder = _Holder(block)
-    _blocks[block.identity] = weakref.ref(holder)
-    # Not at exit: arrays may still be in use by then, and the kernel takes all of it back anyway.
-    weakref.finalize(holder, _release, block).atexit = False
+    steps: list[endings.Step] = [(_blocks.pop, block.identity, None), (system.munmap, block.base, block.length)]
+    own: list[endings.Step] = [(system.munmap, block.device_base, block.length)]
+    if block.fd >= 0:
+        own += endings.closing(block.fd)
+    _blocks[block.identity] = endings.at_end(holder, steps, own)
     return holder
-
-
-def _release(block: Block) -> None:
-    _blocks.pop(block.identity, None)
-    with contextlib.suppress(OSError):
-        system.unmap(block.base, block.length)
-        if block.pid == os.getpid():
-            system.unmap(block.device_base, block.length)
-            if block.fd >= 0:
-                _descriptors.discard(block.fd)
-                os.close(block.fd)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unpinned.host import endings
 from unpinned.host import engine_words as E
 from unpinned.host.control import DONE, end_notifier, leave_device, serve_device
 from unpinned.host.notify import notify
@@ -80,6 +81,7 @@ def depart(leave: Callable[[bool], bool], wait: bool = True) -> None:
 
 def settle() -> None:
     """Carry on what finalizers, or calls that were interrupted, began and could not end."""
+    endings.settle()
     if control._is_owned():  # type: ignore[attr-defined]
         return
     for departure in list(_departures):

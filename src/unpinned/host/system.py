@@ -41,7 +41,8 @@ def _function(name: str, result: type, *arguments: type) -> Callable[..., int]:
 
 
 _mmap = _function("mmap", _word, _word, _word, _int, _int, _int, ctypes.c_long)
-_munmap = _function("munmap", _int, _word, _word)
+munmap = _function("munmap", _int, _word, _word)
+"""`unmap` for `endings`: C all the way, so it says what failed by -1 only."""
 _mremap = _function("mremap", _word, _word, _word, _word, _int)
 _madvise = _function("madvise", _int, _word, _word, _int)
 _mlock = _function("mlock", _int, _word, _word)
@@ -171,7 +172,7 @@ def alias(address: int, length: int) -> int:
 
 
 def unmap(address: int, length: int) -> None:
-    _check(_munmap(address, length), -1, f"munmap of {span(address, length)}")
+    _check(munmap(address, length), -1, f"munmap of {span(address, length)}")
 
 
 def advise(address: int, length: int, advice: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
-from unpinned.host import process
+from unpinned.host import endings, process
 from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
 from unpinned.host.system import readable
@@ -115,24 +115,15 @@ class _Event:
     """A channel's event descriptor: closed when the channel is, and no queue refers to it any more."""
 
     @coded
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.queues = 0
-        self.fd = -1  # if there is none left, there is nothing to close
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        device.descriptors.add(self.fd)
-
-    def __del__(self) -> None:
-        if not process.just_forked():
-            self.close()
+        self._ending = endings.at_end(self, own=endings.closing(self.fd))
 
     def close(self) -> bool:
         if self.queues:
             return False
-        fd, self.fd = self.fd, -1
-        if fd >= 0 and fd in self.device.descriptors:  # else a fork closed it
-            self.device.descriptors.discard(fd)
-            os.close(fd)
+        self._ending.carry_on()
         return True
 
 
@@ -176,7 +167,7 @@ class CompChannel(Resource):
         instance("context", context, Context)
         self.context = context
         self._device = context.device
-        self._event = undisturbed(lambda: _Event(self._device))
+        self._event = undisturbed(_Event)
         self._release_with(_close_channel, self._event)
         context._children.add(self)
 
