@@ -645,6 +645,29 @@ print("fine")
     assert printed == "fine\n"
 
 
+def test_a_departure_that_is_interrupted_anywhere_is_carried_on():
+    """Also as it has just taken its turn, which nobody else would get then."""
+    printed = run_python(INTERRUPTED_EVERYWHERE + """
+from unpinned.host import process
+left = []
+def leave(wait):
+    left.append(wait)
+    return True
+at = 1
+while True:
+    departure = process.Departure(leave)
+    process._departures.append(departure)
+    if not interrupted(lambda: departure.carry_on(False), at):
+        break
+    process.settle()
+    assert departure.done and not process._departures, at
+    at += 1
+assert at > 5
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
 def test_a_context_that_finds_no_descriptor_left_says_so_and_leaves_none():
     """Nor does it go on with less than this kernel can do: a shortage passes."""
     printed = run("""

@@ -60,15 +60,17 @@ class Departure:
         self.done = False
 
     def carry_on(self, wait: bool) -> None:
-        if not self._turn.acquire(blocking=wait):
-            return
+        taken: list[bool] = []
         try:
-            self.done = self.done or self._leave(wait)
-            if self.done:
-                with contextlib.suppress(ValueError):
-                    _departures.remove(self)
+            taken.extend(map(self._turn.acquire, (wait,)))  # one call from C: an interruption cannot fall between turn and note
+            if taken[0]:
+                self.done = self.done or self._leave(wait)
+                if self.done:
+                    with contextlib.suppress(ValueError):
+                        _departures.remove(self)
         finally:
-            self._turn.release()
+            if taken and taken[0]:
+                self._turn.release()
 
 
 def depart(leave: Callable[[bool], bool], wait: bool = True) -> None:
