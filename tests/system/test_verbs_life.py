@@ -645,6 +645,28 @@ print("fine")
     assert printed == "fine\n"
 
 
+def test_what_is_made_undisturbed_is_returned_or_undone():
+    printed = run_python(INTERRUPTED_EVERYWHERE + """
+from unpinned.host.undisturbed import undisturbed
+at = 1
+while True:
+    made, given, undone = [], [], []
+    def make():
+        made.append(at)
+        return at
+    def take():
+        given[:] = (undisturbed(make, undone.append),)
+    stopped = interrupted(take, at)
+    assert given + undone == made, (at, made, given, undone)
+    if not stopped:
+        break
+    at += 1
+assert made and at > 8, at
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
 def test_a_departure_that_is_interrupted_anywhere_is_carried_on():
     """Also as it has just taken its turn, which nobody else would get then."""
     printed = run_python(INTERRUPTED_EVERYWHERE + """

@@ -24,6 +24,7 @@ def undisturbed(make: Callable[[], T], undo: Callable[[T], object] | None = None
         return make()
     made: list[T] = []
     failed: list[BaseException] = []
+    started: list[int] = []
     unwanted: list[bool] = []
     done: list[bool] = []
     over = _thread.allocate_lock()
@@ -41,12 +42,13 @@ def undisturbed(make: Callable[[], T], undo: Callable[[T], object] | None = None
             over.release()
 
     try:
-        _thread.start_new_thread(run, ())
-    except RuntimeError:  # at interpreter exit, and where there is no room for a thread
-        return make()
-    try:
+        started.extend(map(_thread.start_new_thread, (run,), ((),)))  # one call from C: started and noted, or neither
         over.acquire()
-    except BaseException:
+    except BaseException as error:
+        if not started:
+            if isinstance(error, RuntimeError):  # at interpreter exit, and where there is no room for a thread
+                return make()
+            raise
         unwanted.append(True)
         if not done:  # else we may have had the lock already
             over.acquire()
@@ -55,4 +57,4 @@ def undisturbed(make: Callable[[], T], undo: Callable[[T], object] | None = None
         raise
     if failed:
         raise failed.pop()
-    return made.pop()
+    return made[0]  # no call: a handler may run behind one
