@@ -44,8 +44,9 @@ def request(h, p, b, q, o, n, pool, now):
     psn = be24(b, o + W.BTH_PSN)
     distance = W.psn_distance(psn, h[q + L.QP_EPSN])
     if distance < 0:
-        h[L.C_DUPLICATE] += 1
-        return duplicate(h, p, b, q, o, h[q + L.QP_EPSN] + distance)
+        result = duplicate(h, p, b, q, o, h[q + L.QP_EPSN] + distance)
+        h[L.C_DUPLICATE] += result != AGAIN
+        return result
     if distance > 0:
         h[L.C_OUT_OF_SEQUENCE] += 1
         return nak_sequence(h, p, q)

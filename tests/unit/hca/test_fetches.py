@@ -133,6 +133,7 @@ def test_no_other_answer_takes_the_place_of_a_repeated_atomic_s(late: str) -> No
     other = write if late == "write again" else peer.packet(O.RC_SEND_ONLY, 110, b"late")
     answers = [a for a in peer.give(other, atomic) if a["opcode"] in (O.RC_ATOMIC_ACK, O.RC_ACK)]
     assert sorted((a["opcode"], a["psn"]) for a in answers) == [(O.RC_ACK, 101 + (late == "gap")), (O.RC_ATOMIC_ACK, 100)]
+    assert end.counter("duplicate") == 1 + (late == "write again"), "however often one is looked at before its turn"
     assert end.h[peer.q + L.QP_BUSY] == 0, "else every older request is judged again and again, and nobody else's is"
     assert target.array.view(np.int64)[0] == 1
 
