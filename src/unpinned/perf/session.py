@@ -47,12 +47,18 @@ class Keeper(Watcher):
         self.results: list[Result] = []
 
     def begin(self, options: Options, mine: Message, theirs: Message) -> None:
-        self.options = options.as_dict()
+        self.options = options.as_dict() | {"mtu": settled_mtu(options, mine, theirs)}
         self.watcher.begin(options, mine, theirs)
 
     def result(self, options: Options, result: Result) -> None:
         self.results.append(result)
         self.watcher.result(options, result)
+
+
+def settled_mtu(options: Options, mine: Message, theirs: Message) -> int:
+    """The path MTU of both ends' queue pairs, bytes: what was asked for, or the largest that both have."""
+    code = min(mine["links"][0]["mtu"], theirs["links"][0]["mtu"])
+    return min(128 << int(code), options.mtu or 4096)
 
 
 def serve(connection: socket.socket, test: str | None, address: str | None, watcher: Watcher) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 from unpinned.perf.options import Options
-from unpinned.perf.session import Result, Watcher
+from unpinned.perf.session import Result, Watcher, settled_mtu
 from unpinned.remote.messages import Message
 
 RULE = "-" * 79
@@ -40,18 +40,13 @@ def header(options: Options, mine: Message, theirs: Message) -> list[str]:
     pairs = [
         ("Device", str(mine["device"])[:24], "Transport type", "RoCE v2"),
         ("Number of qps", options.qps, "Connection type", "RC"),
-        ("Memory", MEMORY[options.memory], "Mtu", f"{_mtu(options, mine, theirs)}[B]"),
+        ("Memory", MEMORY[options.memory], "Mtu", f"{settled_mtu(options, mine, theirs)}[B]"),
         ("TX depth", 1 if options.is_latency else options.depth, "Outstand reads", 16),
     ]
     lines = [RULE, f"{title:^79}".rstrip()]
     lines += [f" {left:<16}: {value!s:<24} {right:<16}: {other}" for left, value, right, other in pairs]
     lines += [RULE, *(_address(name, end) for name, end in (("local", mine), ("remote", theirs))), RULE]
     return [*lines, f"{LATENCY}\n{UNIT:>79}" if options.is_latency else BANDWIDTH]
-
-
-def _mtu(options: Options, mine: Message, theirs: Message) -> int:
-    code = min(mine["links"][0]["mtu"], theirs["links"][0]["mtu"])
-    return min(128 << int(code), options.mtu or 4096)
 
 
 def _address(name: str, end: Message) -> str:
