@@ -168,7 +168,7 @@ def map_buffer(address: int, length: int, writable: bool, owner: object = None) 
     if not covered(found, start, end):
         raise OSError(errno.EFAULT, f"not all of {system.span(address, length)} is mapped")
     mapping = Mapping(Kind.FOREIGN, address, length, address, P.PATH_FOREIGN, writable, [(start, end)], owner=owner)
-    mapping.anonymous = not any(vma.shared or vma.inode for vma in found)
+    mapping.anonymous = not any(vma.shared or vma.inode or vma.device for vma in found)
     if found[0].shared and all(after.continues(before) for before, after in zip(found, found[1:])):
         if writable and not all(vma.writable for vma in found):
             raise OSError(errno.EACCES, f"{system.span(address, length)} is mapped read-only")

@@ -12,8 +12,8 @@ back full; and who changed the mappings of watched memory once waits for an even
 
 *  An answer holds for the run: as long as copies go on where the last one ended they are of one moment, as one copy is. Anything
    else in between ends the run (`end_run`), so a copy finds whatever was written before it.
-*  A page of a file, or of somebody's fault handler, is never taken for one of these: the former has an inode, the latter's
-   range could not be watched, and only ranges that are watched for changes are noted; when they are no more, or an event takes
+*  A page of a file, or of somebody's fault handler, is never taken for one of these: the former has a device's number (an
+   inode's can be 0), the latter's range could not be watched, and only ranges that are watched for changes are noted; when they are no more, or an event takes
    them, it is forgotten.
 
 The driver's alone: it looks, and it copies. Before Linux 6.11 nothing is noted.
@@ -33,7 +33,7 @@ from unpinned.host.vmas import PROCMAP_QUERY, READABLE, SHARED
 RUN = 1 << 20  # so far an answer goes at most
 
 # struct procmap_query, in words (linux/fs.h)
-_SIZE, _FLAGS, _ADDRESS, _START, _END, _RIGHTS, _PAGE_SIZE, _OFFSET, _INODE = range(9)
+_SIZE, _FLAGS, _ADDRESS, _START, _END, _RIGHTS, _PAGE_SIZE, _OFFSET, _INODE, _DEVICE = range(10)
 _WORDS = 13
 
 
@@ -45,7 +45,7 @@ def private_upto(start: int, end: int, maps: int) -> int:
     store64(q + 8 * _ADDRESS, start)
     if sys_ioctl(maps, PROCMAP_QUERY, q) < 0:
         return start
-    if load64(q + 8 * _RIGHTS) & (READABLE | SHARED) != READABLE or load64(q + 8 * _INODE):
+    if load64(q + 8 * _RIGHTS) & (READABLE | SHARED) != READABLE or load64(q + 8 * _INODE) or load64(q + 8 * _DEVICE):
         return start
     return min(end, load64(q + 8 * _END))
 
