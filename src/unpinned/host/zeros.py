@@ -13,8 +13,8 @@ back full; and who changed the mappings of watched memory once waits for an even
 *  An answer holds for the run: as long as copies go on where the last one ended they are of one moment, as one copy is. Anything
    else in between ends the run (`end_run`), so a copy finds whatever was written before it.
 *  A page of a file, or of somebody's fault handler, is never taken for one of these: the former has a device's number (an
-   inode's can be 0), the latter's range could not be watched, and only ranges that are watched for changes are noted; when they are no more, or an event takes
-   them, it is forgotten.
+   inode's can be 0), the latter's range could not be watched, and only ranges that are watched for changes are noted; when they
+   are no more, or an event takes them, it is forgotten.
 
 The driver's alone: it looks, and it copies. Before Linux 6.11 nothing is noted.
 """
