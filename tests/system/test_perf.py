@@ -37,7 +37,7 @@ def test_every_test_runs_on_loopback(test):
     document = measured(test, "--loopback", "-n", "37", "-t", "16")
     (result,) = document["results"]
     assert set(result) == FIGURES[test.partition("_")[2]]
-    assert result["n_iterations"] == 37 and document["options"]["mtu"] == 4096
+    assert result["n_iterations"] == 37 and document["test_info"]["mtu"] == 4096
     assert all(value > 0 for name, value in result.items() if name != "t_stdev")
 
 

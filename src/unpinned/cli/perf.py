@@ -75,8 +75,9 @@ def _measure(arguments: argparse.Namespace, options: Any) -> int:
         from unpinned.perf.table import Printer
 
         stream = sys.stderr if arguments.json else sys.stdout
-        results = session.run(connection, options, address, Printer(stream))
-    _finish(arguments, stream, options.as_dict(), results)
+        seen = session.Keeper(Printer(stream))
+        session.run(connection, options, address, seen)
+    _finish(arguments, stream, seen)
     return 0
 
 
@@ -109,7 +110,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     stream = sys.stderr if arguments.json else sys.stdout
     seen = session.Keeper(Printer(stream))
     session.serve(connection, arguments.test, arguments.address, seen)
-    _finish(arguments, stream, seen.options, seen.results)
+    _finish(arguments, stream, seen)
     return 0
 
 
@@ -123,10 +124,10 @@ def _near(arguments: argparse.Namespace, connection: Any) -> str | None:
     return None if address.version == 4 and address.is_loopback else str(address)
 
 
-def _finish(arguments: argparse.Namespace, stream: Any, options: dict[str, Any], results: list[dict[str, Any]]) -> None:
+def _finish(arguments: argparse.Namespace, stream: Any, seen: Any) -> None:
     from unpinned.cli._output import print_json
     from unpinned.perf.table import RULE
 
     print(RULE, file=stream, flush=True)
     if arguments.json:
-        print_json({"test": arguments.test, "test_info": options, "results": results})
+        print_json({"test": arguments.test, "test_info": seen.options, "results": seen.results})

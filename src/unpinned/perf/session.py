@@ -122,8 +122,8 @@ def _report(control: Control, error: Exception) -> None:
         pass
 
 
-def run(connection: socket.socket, options: Options, address: str | None, watcher: Watcher) -> list[Result]:
-    """Be the client: the results, a size each."""
+def run(connection: socket.socket, options: Options, address: str | None, watcher: Watcher) -> None:
+    """Be the client, which tells *watcher* the results, a size each."""
     control = Control(connection)
     measure: Callable[[Endpoint, int], Result] = latency.measure if options.is_latency else bandwidth.measure
     try:
@@ -135,15 +135,13 @@ def run(connection: socket.socket, options: Options, address: str | None, watche
             control.send(mine)
             control.receive()
             watcher.begin(options, mine, theirs)
-            results = []
             for size in options.sizes:
                 control.send({"size": size})
                 control.receive()
-                results.append(measure(end, size))
-                control.send({"result": results[-1]})
+                result = measure(end, size)
+                control.send({"result": result})
                 control.receive()
-                watcher.result(options, results[-1])
-            return results
+                watcher.result(options, result)
     except OSError as error:
         _report(control, error)
         raise
