@@ -62,14 +62,14 @@ class Departure:
     def carry_on(self, wait: bool) -> None:
         taken: list[bool] = []
         try:
-            taken.extend(map(self._turn.acquire, (wait,)))  # one call from C: an interruption cannot fall between turn and note
-            if taken[0]:
+            taken.extend(filter(None, map(self._turn.acquire, (wait,))))  # one call from C: no interruption between turn and note
+            if taken:
                 self.done = self.done or self._leave(wait)
                 if self.done:
                     with contextlib.suppress(ValueError):
                         _departures.remove(self)
         finally:
-            if taken and taken[0]:
+            if taken:
                 self._turn.release()
 
 
