@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from support.ends import PAGE, End
+from support.ends import PAGE, Buffer, End
 from unpinned.hca import layout as L
 from unpinned.hca import setup
 from unpinned.hca.device import finish
@@ -106,11 +106,18 @@ def test_lookup_asks_the_page_table_unless_pinned() -> None:
     assert lookup(*args, START, 4 * PAGE, 1, 0) == HIT
 
 
-def test_what_a_step_has_found_holds_in_this_step_only() -> None:
+def on_demand(pages: int, there: int, track: int = 0) -> tuple[End, Buffer]:
+    """A region of which the first pages are there, for reading; *track*: what the table records."""
     end = End(1)
-    buffer = end.buffer(32 * PAGE, pinned=False, start=START)
+    end.p[P.TRACK] = track
+    buffer = end.buffer(pages * PAGE, pinned=False, start=START)
+    install(end.p, buffer.va, buffer.va + there * PAGE, P.PRESENT, 0)
+    return end, buffer
+
+
+def test_what_a_step_has_found_holds_in_this_step_only() -> None:
+    end, buffer = on_demand(32, 20)
     args = end.h, end.p, buffer.mr
-    install(end.p, buffer.va, buffer.va + 20 * PAGE, P.PRESENT, 0)
     assert lookup(*args, START, PAGE, 0, 0) == HIT
     assert end.h[L.H_SEEN_END] == buffer.va + AHEAD, "the walk went on, within bounds"
     zap = change_range(end.p, buffer.va, buffer.va + 32 * PAGE, 0, 0)
@@ -121,10 +128,8 @@ def test_what_a_step_has_found_holds_in_this_step_only() -> None:
 
 
 def test_what_was_found_for_reading_is_not_written() -> None:
-    end = End(1)
-    buffer = end.buffer(4 * PAGE, pinned=False, start=START)
+    end, buffer = on_demand(4, 4)
     args = end.h, end.p, buffer.mr
-    install(end.p, buffer.va, buffer.va + 4 * PAGE, P.PRESENT, 0)
     assert lookup(*args, START, PAGE, 0, 0) == HIT
     assert lookup(*args, START + PAGE, 1, 1, 0) == MISS
     assert end.h[L.H_SEEN_END] == buffer.va + PAGE, "nor is it remembered as found"
@@ -139,10 +144,7 @@ def test_what_is_seen_of_one_region_says_nothing_of_another() -> None:
 
 
 def test_a_table_that_records_what_was_used_is_asked_for_no_more() -> None:
-    end = End(1)
-    end.p[P.TRACK] = P.ACCESSED
-    buffer = end.buffer(4 * PAGE, pinned=False, start=START)
-    install(end.p, buffer.va, buffer.va + 4 * PAGE, P.PRESENT, 0)
+    end, buffer = on_demand(4, 4, track=P.ACCESSED)
     assert lookup(end.h, end.p, buffer.mr, START, PAGE, 0, 0) == HIT
     assert [entry(end.p, buffer.va + i * PAGE) & P.ACCESSED for i in range(2)] == [P.ACCESSED, 0]
 
