@@ -26,7 +26,7 @@ DEPTH = 8  # of send and receive queues
 INBOX = 512
 NET = 1024
 HEAP = 2048
-EVENT_LIMIT = 200_000
+EVENT_LIMIT = 200_000  # a connection: 64 between two hosts, whose tables have a few nodes, have needed 8.3 million
 ACCESS = L.ACCESS_LOCAL_WRITE | L.ACCESS_REMOTE_WRITE | L.ACCESS_REMOTE_READ | L.ACCESS_REMOTE_ATOMIC
 HOSTS = (2, 8)
 CONNECTIONS = (1, 64)
@@ -143,7 +143,7 @@ def build(shape: Shape, *, trace: int = 0) -> Image:
     world[S.W_MASKS] = words.take(S.MASKS * S.MASK_WORDS)
     traced = words.take(max(1, trace) * S.TRACE_WORDS)
     world[S.W_TRACE_DEPTH] = trace
-    world[S.W_SOURCE_WORDS], world[S.W_EVENT_LIMIT] = copied, EVENT_LIMIT * max(1, len(pairs) // 2)
+    world[S.W_SOURCE_WORDS], world[S.W_EVENT_LIMIT] = copied, EVENT_LIMIT * len(pairs)
 
     t = np.zeros(copied, np.int64)
     t[: S.HEADER_WORDS] = world
