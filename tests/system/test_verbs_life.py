@@ -671,20 +671,86 @@ def test_a_departure_that_is_interrupted_anywhere_is_carried_on():
     """Also as it has just taken its turn, which nobody else would get then."""
     printed = run_python(INTERRUPTED_EVERYWHERE + """
 from unpinned.host import process
+class Thing: pass
 left = []
 def leave(wait):
     left.append(wait)
     return True
 at = 1
 while True:
-    departure = process.Departure(leave)
-    process._departures.append(departure)
-    if not interrupted(lambda: departure.carry_on(False), at):
+    thing = Thing()
+    departure = process.Departure(thing, leave)
+    if not interrupted(lambda: departure.begin(False), at):
         break
+    del thing  # if it had not begun, it does now
     process.settle()
-    assert departure.done and not process._departures, at
+    assert departure.done and not process._departures and departure not in process._expected, at
     at += 1
 assert at > 5
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
+def test_what_the_collector_takes_while_ctrl_c_falls_goes_all_the_same():
+    """Wherever that may be interrupted, from the first instruction on: the next call of the control plane sees to the rest."""
+    printed = run(INTERRUPTED_EVERYWHERE + """
+import gc
+from support.leaks import holdings, leaked
+from unpinned.host import process
+stops = []
+sys.unraisablehook = lambda unraisable: stops.append(unraisable.exc_type)
+device, pd = a.context.device, a.pd
+gc.collect()
+gc.disable()
+def one():
+    channel = v.CompChannel(a.context)
+    cq = v.CQ(a.context, 4, channel=channel)
+    return [v.QP(pd, v.QPInitAttr(scq=cq, rcq=cq)), v.MR(pd, 1 << 16, v.IBV_ACCESS_ON_DEMAND), v.CQ(a.context, 4, channel=channel)]
+def free():
+    memory = open("/proc/self/maps").read().count("memfd:unpinned")
+    return len(device.tables.free_qps), len(device.tables.free_cqs), len(device.tables.free_mrs), memory
+before, holds, at = free(), holdings(), 1
+while True:
+    held = one()
+    if not interrupted(held.clear, at):
+        break
+    process.settle()
+    assert free() == before and not process._departures, (at, free(), before, process._departures)
+    at += 1
+assert at > 60 and set(stops) == {Stop}, (at, stops)
+assert free() == before and not leaked(holds), (free(), before, leaked(holds))
+with pair() as (c, d):
+    c.remote(v.IBV_WR_RDMA_WRITE, d.mr, 0, 0, 4096)
+    c.wait()
+a.context.close()
+b.context.close()
+assert not process._departures and all(departure() is not None for departure in process._expected)
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
+def test_two_that_close_each_other_s_things_from_finalizers_both_end():
+    """Each is in the middle of one departure when it begins the other's."""
+    printed = run_python("""
+import threading
+from unpinned.host import process
+class Thing: pass
+things, met = [Thing(), Thing()], threading.Barrier(2)
+def leave(i, wait):
+    met.wait(60)
+    departures[1 - i].begin()
+    met.wait(60)
+    return True
+departures = [process.Departure(thing, lambda wait, i=i: leave(i, wait)) for i, thing in enumerate(things)]
+threads = [threading.Thread(target=departure.begin, daemon=True) for departure in departures]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(60)
+assert not any(thread.is_alive() for thread in threads)
+assert all(departure.done for departure in departures)
 print("fine")
 """)
     assert printed == "fine\n"

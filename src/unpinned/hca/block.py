@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,11 @@ class Rings:
 
     def give(self, at: int, words: int) -> None:
         """Take a ring back."""
-        self._free[_power_of_two(words)].append(at)
+        self.taker(words)(at)
+
+    def taker(self, words: int) -> Callable[[int], None]:
+        """What takes a ring of so many words back, at its index: C all the way, so that nothing comes between."""
+        return self._free[_power_of_two(words)].append
 
 
 def insert_key(h: Words, key: int, mr: int) -> bool:
@@ -111,12 +116,12 @@ def insert_key(h: Words, key: int, mr: int) -> bool:
     return True
 
 
-def remove_key(h: Words, key: int) -> None:
-    """Forget a key; a tombstone keeps later ones reachable."""
+def remove_key(h: Words, key: int, mr: int) -> None:
+    """Forget a key of a region record, if it still is; a tombstone keeps later ones reachable."""
     mask = int(h[L.H_KEY_MASK])
     at = (key * 40503 + (key >> 16)) & mask
     for probe in range(16):
         slot = int(h[L.H_KEY_BASE]) + 2 * ((at + probe) & mask)
-        if h[slot] == key and h[slot + 1] > 0:
+        if h[slot] == key and h[slot + 1] == mr:
             h[slot], h[slot + 1] = 0, -1
             return

@@ -90,7 +90,7 @@ def add_mr(
 
 def remove_mr(t: Tables, mr: int) -> None:
     h = t.h
-    remove_key(h, int(h[mr + L.MR_KEY]))
+    remove_key(h, int(h[mr + L.MR_KEY]), mr)
     h[mr : mr + L.MR_WORDS] = 0
     t.free_mrs.append((mr - int(h[L.H_MR_BASE])) // L.MR_WORDS)
 

@@ -15,7 +15,6 @@ import functools
 import itertools
 import os
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ class Device:
 
     def shutdown(self) -> None:
         """Stop the threads, close everything. Idempotent; the last `Use` that is closed does it."""
-        process.depart(self._shutdown, True)
+        process.Departure(self, self._shutdown).begin()
 
     def _shutdown(self, wait: bool) -> bool:
         if self._ended:
@@ -216,24 +215,27 @@ class Use:
         self.device = device
         self._key = object()
         device.uses.add(self._key)
-        weakref.finalize(self, _let_go, device, self._key, False).atexit = False
+        self._departure = process.departing(self, functools.partial(_let_go, device, self._key))
 
-    def close(self, wait: bool = True) -> None:
-        """The last one stops the device. Idempotent."""
-        _let_go(self.device, self._key, wait)
+    def leave(self, wait: bool) -> bool:
+        """The last one stops the device. As `process.Departure` wants it."""
+        return _let_go(self.device, self._key, wait)
+
+    def close(self) -> None:
+        """`leave`, completely. Idempotent."""
+        self._departure.begin()
 
 
-def _let_go(device: Device, key: object, wait: bool) -> None:
+def _let_go(device: Device, key: object, wait: bool) -> bool:
     """Wherever a signal handler interrupts this, doing it again is right; if nobody does, `process.settle` sees to the device."""
-    if process.just_forked():
-        return
     with process.control:
         device.uses.discard(key)
         last = not device.uses
     if last and wait:
         undisturbed(device.shutdown)
     elif last:
-        process.depart(device._shutdown, False)
+        process.Departure(device, device._shutdown).begin(wait=False)
+    return True
 
 
 def open_device(address: str | None = None, port: int = ROCE_PORT) -> Use:

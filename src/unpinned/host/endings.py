@@ -2,7 +2,7 @@
 
 A finalizer is Python code: a signal handler may raise before its first instruction, or between a system call and the line that notes
 it, and nobody calls it again. Here the weak reference itself notes that its object has gone, in C, and what is to be done is a list
-of calls, each taken off and made by one call from C: a signal handler runs before it or after it. What is left over is
+of calls, each taken off and made by one call from C (`work_off`): a signal handler runs before it or after it. What is left over is
 carried on by the next `settle`.
 """
 
@@ -43,9 +43,14 @@ class Ending(weakref.ref[Any]):
     def carry_on(self) -> None:
         """Do what is left to do, also while the object is there. Idempotent, for any thread."""
         for left in (self._steps, self._own) if self._pid == os.getpid() else (self._steps,):
-            while left:
-                with contextlib.suppress(OSError, IndexError):  # IndexError: another thread has taken the last one
-                    next(starmap(call, iter(left.pop, None)))
+            work_off(left)
+
+
+def work_off(left: list[Step]) -> None:
+    """Take the steps off *left*, the last one first, and do them; wherever that is interrupted, what is left is left to do."""
+    while left:
+        with contextlib.suppress(OSError, IndexError):  # IndexError: another thread has taken the last one
+            next(starmap(call, iter(left.pop, None)))
 
 
 def at_end(thing: object, steps: Iterable[Step] = (), own: Iterable[Step] = ()) -> Ending:

@@ -25,6 +25,7 @@ import enum
 import errno
 import fcntl
 import functools
+import itertools
 import os
 import stat
 import threading
@@ -32,7 +33,7 @@ from dataclasses import dataclass, field
 
 from unpinned.host import owned, system
 from unpinned.host.pagemap import populate
-from unpinned.host.ranges import Range, RangeCount
+from unpinned.host.ranges import Range, RangeOwners
 from unpinned.host.userfaultfd import Userfaultfd
 from unpinned.host.vmas import Vma, covered, vmas
 from unpinned.paging import layout as P
@@ -47,14 +48,14 @@ class Kind(enum.Enum):
     FILE = "file"
 
 
-_locked = RangeCount()
+_locked = RangeOwners()
 _locked_guard = threading.RLock()  # a collection inside it may close another mapping
 
 
 def _after_fork_in_child() -> None:
     """Locked memory is not inherited; and another thread may have been at it."""
     global _locked, _locked_guard
-    _locked, _locked_guard = RangeCount(), threading.RLock()
+    _locked, _locked_guard = RangeOwners(), threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -85,6 +86,8 @@ class Mapping:
     """Why it is not watched though it should be: errors and our own life cycle must do."""
     owner: object = None
     """Keeps the memory alive."""
+    _number: int = field(default_factory=itertools.count(1).__next__)
+    """What it is known by where several mappings ask for the same pages."""
     _alias: Range | None = None
     _locked: Range | None = None
     _watching: Userfaultfd | None = None
@@ -99,18 +102,17 @@ class Mapping:
         """Ask for the events of `notify`; "" or the reason why there will be none (also in `unnotified`)."""
         if self._alias is not None:
             source.forget(*self._alias)  # an alias of a range that is watched already is born watched
+        self._watching = source  # first: who is interrupted in here undoes it
         for start, end in self.notify:
-            self.unnotified = source.register(start, end)
-            if not self.unnotified:
-                self._watching = source
+            self.unnotified = source.register(start, end, self._number)
         return self.unnotified
 
     def unwatch(self) -> None:
-        """Undo `watch`; idempotent."""
-        source, self._watching = self._watching, None
-        if source is not None:
+        """Undo `watch`; idempotent, also where it was interrupted."""
+        if self._watching is not None:
             for start, end in self.notify:
-                source.unregister(start, end)
+                self._watching.unregister(start, end, self._number)
+            self._watching = None
 
     def lock(self) -> None:
         """Bring all of it in and keep it (mlock), for a pinned region. OSError names RLIMIT_MEMLOCK where that is why."""
@@ -118,22 +120,22 @@ class Mapping:
         with _locked_guard:
             if self._locked is not None or not self.length:
                 return
+            self._locked = start, end  # first: who is interrupted in here, or refused when a part is locked, undoes it
+            _locked.add((start, end, self._number))
             try:
                 system.lock(start, end - start)
-            except OSError:
-                for low, high in _locked.uncovered(start, end):  # a part may have been locked
-                    system.unlock(low, high - low)
+            except BaseException:
+                self.unlock()
                 raise
-            _locked.add(start, end)
-            self._locked = (start, end)
 
     def unlock(self) -> None:
-        """Undo `lock`, except where another mapping's lock covers the same pages; idempotent."""
+        """Undo `lock`, except where another mapping's lock covers the same pages; idempotent, also where it was interrupted."""
         with _locked_guard:
-            held, self._locked = self._locked, None
-            if held is not None:
-                for start, end in _locked.remove(*held):
+            if self._locked is not None:
+                for start, end in _locked.only(*self._locked, self._number):
                     system.unlock(start, end - start)
+                _locked.discard((*self._locked, self._number))
+                self._locked = None
 
     def drop(self) -> None:
         """Let our own mapping forget its pages (they stay in the file or the application's mapping), so that the kernel
@@ -144,12 +146,13 @@ class Mapping:
 
     def close(self) -> None:
         """Unwatch, unlock and unmap what is ours; idempotent. A forked child only forgets: its copy was never made."""
-        if self._pid == os.getpid():
+        here = self._pid == os.getpid()
+        if here:
             self.unwatch()
             self.unlock()
         mine, self._alias = self._alias, None
-        if mine is not None and self._pid == os.getpid():
-            system.unmap(mine[0], mine[1] - mine[0])
+        if mine is not None and here:  # what is called is C's: no signal handler comes between
+            system.munmap(mine[0], mine[1] - mine[0])
         self.owner = None
 
 

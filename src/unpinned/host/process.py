@@ -9,8 +9,8 @@ Rules of the control plane:
 * `control` guards what Python owns (free lists, counts of watched ranges). It is held for a few lines and never while
   anything is waited for.
 * What is to go away is a `Departure`: steps that may be interrupted (Ctrl-C) and carried on by anybody. An explicit
-  close waits for it; a finalizer, which may run at any moment, only does what can be done at once, and nothing at all
-  inside `control`. What is left over is carried on by the next call of the control plane (`settle`).
+  close waits for it; when the collector takes an object, which may be at any moment, only what can be done at once is done,
+  and nothing at all inside `control`. What is left over is carried on by the next call of the control plane (`settle`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import errno
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -46,48 +47,79 @@ immortal: list[Any] = []
 
 _notifier: Notifier | None = None
 _pid = os.getpid()
+_expected: set[Departure] = set()
 _departures: list[Departure] = []
+"""Those that have begun and are not complete."""
 
 
-class Departure:
-    """Something on its way out. *leave*(wait) does what is left to do and says whether that was all; it may be
-    interrupted anywhere and called again, by one thread at a time.
+class Departure(weakref.ref[Any]):
+    """The end of *thing*. It begins with `begin`, or when *thing* has gone: that is noted in C, where no signal handler comes between.
+
+    *leave*(wait) does what is left to do and says whether that was all; it may be interrupted anywhere and called again, by one
+    thread at a time. Nothing is done in a forked child.
     """
 
-    def __init__(self, leave: Callable[[bool], bool]) -> None:
-        self._leave = leave
-        self._turn = threading.Lock()
-        self.done = False
+    __slots__ = ("_leave", "_pid", "_to_begin", "_turn", "done")
+    __eq__ = object.__eq__  # references are equal where their objects are
+    __hash__ = object.__hash__
 
-    def carry_on(self, wait: bool) -> None:
+    def __new__(cls, thing: object, leave: Callable[[bool], bool]) -> Departure:
+        return super().__new__(cls, thing, _departures.append)
+
+    def __init__(self, thing: object, leave: Callable[[bool], bool]) -> None:
+        self._leave = leave
+        self._turn = threading.RLock()
+        self._to_begin = [True]
+        self._pid = os.getpid()
+        self.done = False
+        _expected.add(self)
+
+    def begin(self, wait: bool = True) -> None:
+        """Begin, or go on; with *wait* it is complete on return. Idempotent.
+
+        Who comes second does not wait for who came first: two that close each other's things, from finalizers, would for ever.
+        """
+        if self.done:
+            return
+        _departures.append(self)
+        first = False
+        with contextlib.suppress(IndexError):
+            first = self._to_begin.pop()
+        if not control._is_owned():  # type: ignore[attr-defined]
+            self.carry_on(wait, wait and first)
+
+    def carry_on(self, wait: bool, queue: bool) -> None:
+        """Do what is left: all of it with *wait*, else what can be done at once. Without *queue* nothing while another thread is at it."""
         taken: list[bool] = []
+        self.done = self.done or self._pid != os.getpid()  # first: in a child nobody may have the turn to give
         try:
-            taken.extend(filter(None, map(self._turn.acquire, (wait,))))  # one call from C: no interruption between turn and note
+            if not self.done and not self._turn._is_owned():  # type: ignore[attr-defined]  # by what a signal handler interrupts
+                taken.extend(filter(None, map(self._turn.acquire, (queue,))))  # one call from C: no interruption between turn and note
             if taken:
                 self.done = self.done or self._leave(wait)
-                if self.done:
-                    with contextlib.suppress(ValueError):
-                        _departures.remove(self)
         finally:
             if taken:
                 self._turn.release()
+        if self.done:
+            _expected.discard(self)
+            with contextlib.suppress(ValueError):
+                while True:
+                    _departures.remove(self)
 
 
-def depart(leave: Callable[[bool], bool], wait: bool = True) -> None:
-    """Begin a departure; with *wait* it is complete on return."""
-    departure = Departure(leave)
-    _departures.append(departure)
-    if not control._is_owned():  # type: ignore[attr-defined]
-        departure.carry_on(wait)
+def departing(thing: object, leave: Callable[[bool], bool]) -> Departure:
+    """The `Departure` of *thing*, which the collector also sets off at once."""
+    weakref.finalize(thing, settle).atexit = False  # first: of an object's weak references the last one made is told first
+    return Departure(thing, leave)
 
 
 def settle() -> None:
-    """Carry on what finalizers, or calls that were interrupted, began and could not end."""
+    """Carry on what has begun and could not end: by the collector, or by calls that were interrupted."""
     endings.settle()
-    if control._is_owned():  # type: ignore[attr-defined]
+    if control._is_owned() or just_forked():  # type: ignore[attr-defined]
         return
     for departure in list(_departures):
-        departure.carry_on(False)
+        departure.carry_on(False, False)
     for device in list(devices.values()):
         if not device.uses and not device.closed:
             device.shutdown()
@@ -97,13 +129,13 @@ def await_departures() -> bool:
     """Complete all that is under way; was there any?"""
     departures = list(_departures)
     for departure in departures:
-        departure.carry_on(True)
+        departure.carry_on(True, True)
     return bool(departures)
 
 
 def just_forked() -> bool:
-    """Is this a forked child that has not forgotten the parent's devices yet? A finalizer that runs now, in somebody's fork handler
-    or by the collector, must not touch them: locks may be held by threads that the child has not got.
+    """Is this a forked child that has not forgotten the parent's devices yet? What runs now, in somebody's fork handler or by the
+    collector, must not touch them: locks may be held by threads that the child has not got.
     """
     return os.getpid() != _pid
 
@@ -165,7 +197,7 @@ class Notifier:
         source, self.source = self.source, None
         if source is None:
             return
-        for start, end in list(source.watched):
+        for start, end, _ in list(source.watched):
             source.forget(start, end)
         source.fd = -1  # the kernel below closes it
         if end_notifier(self.g):
@@ -240,6 +272,7 @@ def _after_fork_in_child() -> None:
     """The child has none of it: no thread, no registration. Objects it inherited are closed."""
     global _notifier, _pid, control
     control = threading.RLock()
+    _expected.clear()
     _departures.clear()
     for device in list(devices.values()):
         device.forget()

@@ -7,7 +7,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
 from unpinned.hca import setup
-from unpinned.host import control, process
+from unpinned.host import control, endings, process
 
 if TYPE_CHECKING:
     from unpinned.host.device import Device
@@ -28,8 +28,10 @@ class Queue:
     """A completion queue's record, and how many queue pairs still use it."""
 
     cq: int
+    """-1 once it is retired."""
     depth: int
     users: int = 0
+    _left: list[endings.Step] = field(default_factory=list)  # of what it gives back in the end
 
 
 @dataclass
@@ -42,6 +44,7 @@ class QueuePair:
     receive: Queue
     rings: list[tuple[int, int]]
     _gone: int = 0
+    _left: list[endings.Step] = field(default_factory=list)  # of what it gives back in the end
 
 
 class _Changes:
@@ -90,23 +93,24 @@ class Queues:
                 raise OSError(errno.ENOMEM, str(error)) from None
         return Queue(cq, int(self._device.h[cq + L.CQ_MASK]) + 1)
 
-    def destroy_cq(self, queue: Queue, wait: bool = True, after: Callable[[], None] | None = None) -> None:
-        """Retire a completion queue, once no queue pair uses it, and call *after*."""
-        device = self._device
-        process.depart(lambda patient: device.queues._leave_cq(queue, after), wait)
-
-    def _leave_cq(self, queue: Queue, after: Callable[[], None] | None) -> bool:
+    def leave_cq(self, queue: Queue, after: Callable[[], None] | None = None) -> bool:
+        """Retire a completion queue, if no queue pair uses it, and call *after*; was it? As `process.Departure` wants it."""
         device = self._device
         if queue.users and not device.closed:
             return False
         with process.control:
-            cq, queue.cq = queue.cq, -1
+            cq = queue.cq
             if cq >= 0 and not device.closed:
-                ring = int(device.h[cq + L.CQ_RING]), (int(device.h[cq + L.CQ_MASK]) + 1) * L.CQE_WORDS
-                control.clear_cq(device.e, cq)
-                self._tables.rings.give(*ring)
-                # Last in line: a poller of the old queue must not meet a new one.
-                self._tables.free_cqs.insert(0, (cq - int(device.h[L.H_CQ_BASE])) // L.CQ_WORDS)
+                if not queue._left:
+                    index = (cq - int(device.h[L.H_CQ_BASE])) // L.CQ_WORDS
+                    words = (int(device.h[cq + L.CQ_MASK]) + 1) * L.CQE_WORDS
+                    queue._left = [
+                        (self._tables.free_cqs.insert, 0, index),  # last in line: a poller of the old queue must not meet a new one
+                        (self._tables.rings.taker(words), int(device.h[cq + L.CQ_RING])),
+                    ]
+                control.clear_cq(device.e, cq)  # again, if it was interrupted: the record is not free yet
+            queue.cq = -1
+            endings.work_off(queue._left)
         if after is not None:
             after()
         process.settle()  # a channel may have waited for this
@@ -176,25 +180,24 @@ class Queues:
             raise OSError(errno.ENOMEM, str(error)) from None
         return taken
 
-    def destroy_qp(self, pair: QueuePair, wait: bool = True) -> None:
-        """Retire a queue pair: on return nothing of it is sent, received or completed any more, and its completions are gone."""
-        device = self._device
-        process.depart(lambda patient: device.queues._leave_qp(pair, patient), wait)
-
-    def _leave_qp(self, pair: QueuePair, wait: bool) -> bool:
+    def leave_qp(self, pair: QueuePair, wait: bool) -> bool:
+        """Retire a queue pair; was it? Then nothing of it is sent, received or completed any more, and its completions are gone."""
         device = self._device
         if pair._gone == 0 and not device.closed:
             if not self._between_batches(lambda: control.reset_qp(device.e, pair.q, L.QPS_FREE), 100_000 if wait else 20):
                 return False
             pair._gone = 1
-        if pair._gone == 1 and not device.closed:
+        if pair._gone and not device.closed:
             with process.control:
-                pair._gone = 2  # first: an interruption may lose a record, but none is free twice
-                pair.send.users -= 1
-                pair.receive.users -= 1
-                for ring in pair.rings:
-                    self._tables.rings.give(*ring)
-                self._tables.free_qps.insert(0, (pair.q - int(device.h[L.H_QP_BASE])) // L.QP_WORDS)
+                if pair._gone == 1:
+                    index = (pair.q - int(device.h[L.H_QP_BASE])) // L.QP_WORDS
+                    left: list[endings.Step] = [(self._tables.free_qps.insert, 0, index)]
+                    left += [(self._tables.rings.taker(words), ring) for ring, words in pair.rings]
+                    send, receive = pair.send, pair.receive
+                    pair._left, pair._gone = left, 2  # no call from here on: no signal handler comes between
+                    send.users -= 1
+                    receive.users -= 1
+                endings.work_off(pair._left)
         process.settle()  # a completion queue may have waited for this
         return True
 

@@ -1,47 +1,23 @@
-"""Address ranges that several owners ask for: what Linux counts once (a lock, a registration), counted."""
+"""Address ranges that several owners ask for: what Linux counts once (a lock, a registration), by owner."""
 
 from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Iterator
 
 Range = tuple[int, int]
 
 
-class RangeCount:
-    """A bag of ranges [start, end); `remove` tells which part of one nobody else needs.
+class RangeOwners(set[tuple[int, int, int]]):
+    """Who asks for which range: (start, end, owner) each.
 
-    >>> bag = RangeCount()
-    >>> bag.add(0, 100); bag.add(40, 60); bag.add(90, 200)
-    >>> bag.remove(0, 100)
+    >>> owners = RangeOwners([(0, 100, 1), (40, 60, 2), (90, 200, 3)])
+    >>> owners.only(0, 100, 1)
     [(0, 40), (60, 90)]
     """
 
-    def __init__(self) -> None:
-        self._ranges: Counter[Range] = Counter()
-
-    def __iter__(self) -> Iterator[Range]:
-        return iter(self._ranges)
-
-    def __len__(self) -> int:
-        return self._ranges.total()
-
-    def add(self, start: int, end: int) -> None:
-        """Count one more owner of [start, end)."""
-        self._ranges[start, end] += 1
-
-    def remove(self, start: int, end: int) -> list[Range]:
-        """Count one owner less; the parts that have none left, ascending. A range never added has no owners."""
-        if self._ranges[start, end] > 1:
-            self._ranges[start, end] -= 1
-            return []
-        del self._ranges[start, end]
-        return self.uncovered(start, end)
-
-    def uncovered(self, start: int, end: int) -> list[Range]:
-        """The parts of [start, end) that no range covers, ascending."""
+    def only(self, start: int, end: int, owner: int) -> list[Range]:
+        """The parts of [start, end) that nobody but *owner* asks for, ascending."""
         parts = []
-        for low, high in sorted(r for r in list(self._ranges) if r[0] < end and start < r[1]):
+        others = (asked for asked in self.copy() if asked[2] != owner or asked[:2] != (start, end))
+        for low, high, _ in sorted(asked for asked in others if asked[0] < end and start < asked[1]):
             if low > start:
                 parts.append((start, low))
             start = max(start, high)

@@ -10,7 +10,7 @@ import errno
 import secrets
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from unpinned.hca import block
 from unpinned.hca import layout as L
-from unpinned.host import control, process, system
+from unpinned.host import control, endings, process, system
 from unpinned.host import engine_words as E
 from unpinned.host.memory import Kind, Mapping
 from unpinned.host.nearby import REGION_ANONYMOUS, REGION_OURS
@@ -54,7 +54,8 @@ class Region:
     """Table address minus the application's."""
     unnotified: str = ""
     """Why changes of the mapping are not announced for it; "" when they are (or need not be)."""
-    _gone: int = 0  # how far `_leave` came
+    _gone: int = 0  # how far `leave` came
+    _left: list[endings.Step] = field(default_factory=list)  # of what it gives back in the end
 
     @property
     def pages(self) -> tuple[int, int]:
@@ -159,7 +160,7 @@ class Regions:
                 for word, value in record.items():
                     words[4 + word] = value
                 if control.open_region(device.e, mr, words) != P.DONE:
-                    block.remove_key(device.h, key)
+                    block.remove_key(device.h, key, mr)
                     raise OSError(errno.EINVAL, f"not a range that can be registered: {length} bytes at {start:#x}")
             except OSError:
                 self._slots.append(slot)
@@ -189,13 +190,10 @@ class Regions:
         slots = (base + 2 * ((at + probe) & mask) for probe in range(_PROBES))
         return any(h[slot] == key and h[slot + 1] > 0 for slot in slots)
 
-    def deregister(self, region: Region, wait: bool = True) -> None:
-        """Close a region: on return nothing can reach it, no copy and (but see PATIENCE_SECONDS) no fault is under way in it,
-        and its mapping is gone. Without *wait* what cannot be done at once is left to a later call of the control plane.
+    def leave(self, region: Region, wait: bool) -> bool:
+        """Close a region; was it? Then nothing can reach it, no copy and no fault is under way in it, and its mapping is gone. Without
+        *wait*, or where a fault takes too long (PATIENCE_SECONDS), it must be called again.
         """
-        process.depart(lambda patient: self._leave(region, patient), wait)
-
-    def _leave(self, region: Region, wait: bool) -> bool:
         device = self._device
         if region._gone == 0 and not device.closed:
             control.revoke_regions(device.e, region.mr)
@@ -206,8 +204,11 @@ class Regions:
             low, high = region.pages
             control.close_region(device.e, region.mr, region.slot, low, high)
             with process.control:
-                self._forget(region)
+                self._forget(device, region)
             device.drive()
+        if region._left:
+            with process.control:
+                endings.work_off(region._left)
         if region.mr not in self.open and region.mapping is not None:  # else a device that ends closes it, when it may
             with process.control:
                 region.mapping.close()
@@ -223,14 +224,18 @@ class Regions:
             time.sleep(0.0002)
         return True
 
-    def _forget(self, region: Region) -> None:
-        region._gone = 2  # first: an interruption may lose a record, but none is free twice
+    def _forget(self, device: Device, region: Region) -> None:
+        block.remove_key(device.h, region.key, region.mr)
+        index = (region.mr - int(device.h[L.H_MR_BASE])) // L.MR_WORDS
+        e = device.e
+        left: list[endings.Step] = [
+            (self._slots.insert, 0, region.slot),
+            (self._records.insert, 0, index),
+            (self.open.pop, region.mr, None),
+        ]
+        region._left, region._gone = left, 2  # no call from here on: no signal handler comes between
         if region.unnotified:
-            self._device.e[E.E_UNTOLD] -= 1
-        block.remove_key(self._device.h, region.key)
-        self.open.pop(region.mr, None)
-        self._records.insert(0, (region.mr - int(self._device.h[L.H_MR_BASE])) // L.MR_WORDS)
-        self._slots.insert(0, region.slot)
+            e[E.E_UNTOLD] -= 1
 
     def unwatch_all(self) -> None:
         """Watch no range of this device any more. `process.control` is held."""

@@ -27,7 +27,7 @@ from unpinned.compiled.intrinsics import address_of, stack_words
 from unpinned.compiled.libc import EAGAIN, SYS_USERFAULTFD, sys_ioctl, sys_read
 from unpinned.host import layout as L
 from unpinned.host.layout import Words
-from unpinned.host.ranges import RangeCount
+from unpinned.host.ranges import RangeOwners
 from unpinned.host.system import refusal
 
 USER_MODE_ONLY = 1
@@ -123,14 +123,14 @@ def _api(fd: int, features: int) -> int | None:
 
 @dataclass
 class Userfaultfd:
-    """An open descriptor, what it was granted, and the ranges it watches (counted: regions may overlap)."""
+    """An open descriptor, what it was granted, and the ranges it watches, by owner: regions may overlap."""
 
     fd: int
     files: bool
     """Granted WP_ASYNC (Linux 6.7): mappings of regular files can be watched too."""
 
     def __post_init__(self) -> None:
-        self.watched = RangeCount()
+        self.watched = RangeOwners()
 
     @classmethod
     def open(cls) -> Userfaultfd:
@@ -145,26 +145,30 @@ class Userfaultfd:
             os.close(fd)
             raise
 
-    def register(self, start: int, end: int) -> str:
-        """Watch [start, end), whole pages. "" when watched, else the reason why not: it then works unnotified."""
+    def register(self, start: int, end: int, owner: int = 0) -> str:
+        """Watch [start, end), whole pages, for *owner*. "" when watched, else the reason why not: it then works unnotified."""
         if self.fd < 0:
             return "the notifier is closed"
         request = bytearray(struct.pack("=QQQQ", start, end - start, REGISTER_MODE_WP, 0))
+        asked = start, end, owner
+        self.watched.add(asked)  # first: who is interrupted in here undoes it
         try:
             fcntl.ioctl(self.fd, UFFDIO_REGISTER, request)
         except OSError as error:
+            self.watched.discard(asked)
             code = error.errno or 0
             return f"UFFDIO_REGISTER: {errno.errorcode.get(code, code)}, {_REASONS.get(code, error.strerror)}"
-        self.watched.add(start, end)
         return ""
 
-    def unregister(self, start: int, end: int) -> None:
-        """Undo one `register`: watch no more what no other registration covers. Holes are passed over."""
-        for low, high in self.watched.remove(start, end):
-            self.forget(low, high)
+    def unregister(self, start: int, end: int, owner: int = 0) -> None:
+        """Undo a `register` that was granted: watch no more what no other owner asks for. Holes are passed over. Idempotent."""
+        if (start, end, owner) in self.watched:  # else somebody else may watch it
+            for low, high in self.watched.only(start, end, owner):
+                self.forget(low, high)
+            self.watched.discard((start, end, owner))
 
     def forget(self, start: int, end: int) -> bool:
-        """Stop watching [start, end) whatever the counts say (where a REMAP moved it, a tail that grew)."""
+        """Stop watching [start, end), whoever asked for it (where a REMAP moved it, a tail that grew)."""
         try:
             fcntl.ioctl(self.fd, UFFDIO_UNREGISTER, struct.pack("=QQ", start, end - start))
         except (OSError, ValueError):

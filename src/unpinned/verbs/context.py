@@ -6,11 +6,11 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from unpinned.hca import layout as L
-from unpinned.host.device import Device, Use, open_device
-from unpinned.host.process import just_forked
+from unpinned.host.device import Device, open_device
+from unpinned.host.process import Departure, departing
 from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
 from unpinned.verbs import enums as e
@@ -33,14 +33,12 @@ class Resource:
 
     def __init__(self) -> None:
         self._children: weakref.WeakSet[Resource] = weakref.WeakSet()
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._departure: Departure | None = None
         self._open = False
 
-    def _release_with(self, release: Callable[..., object], *arguments: Any) -> None:
-        """What a close has to do at the end, called with ``wait`` last: True from `close`, False from the collector."""
-        self._finalizer = weakref.finalize(self, _collected, release, *arguments)
-        self._finalizer.atexit = False  # at exit the process closes its devices itself, in order
-        self._release = release, arguments
+    def _leave_by(self, leave: Callable[[bool], bool]) -> None:
+        """What a close has to do at the end, as for `Departure`. At exit the process closes its devices itself, in order."""
+        self._departure = departing(self, leave)
         self._open = True
 
     @property
@@ -61,20 +59,14 @@ class Resource:
         for child in list(self._children):
             child.close()
         self._open = False
-        if self._finalizer is not None and self._finalizer.detach():
-            release, arguments = self._release
-            release(*arguments, True)
+        if self._departure is not None:
+            self._departure.begin()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _collected(release: Callable[..., object], *arguments: Any) -> None:
-    if not just_forked():
-        release(*arguments, False)
 
 
 @dataclass(frozen=True)
@@ -185,7 +177,7 @@ class Context(Resource):
             raise ArgumentError("address", f"{wanted} is every address of this machine; a device has one of them")
         self._use = open_device(wanted.removeprefix(NAME_PREFIX) if wanted else None, integer("port", port, 0, 65535))
         self._device = self._use.device
-        self._release_with(Use.close, self._use)
+        self._leave_by(self._use.leave)
 
     @property
     def name(self) -> str:

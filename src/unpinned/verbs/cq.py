@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
-from unpinned.host import endings, process
+from unpinned.host import endings
 from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
 from unpinned.host.system import readable
@@ -120,19 +121,15 @@ class _Event:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._ending = endings.at_end(self, own=endings.closing(self.fd))
 
-    def close(self) -> bool:
+    def leave(self, wait: bool) -> bool:
         if self.queues:
             return False
         self._ending.carry_on()
         return True
 
 
-def _close_channel(event: _Event, wait: bool) -> None:
-    process.depart(lambda patient: event.close(), wait)
-
-
-def _close_cq(device: Device, queue: Queue, event: _Event | None, wait: bool) -> None:
-    device.queues.destroy_cq(queue, wait, _Parting(event) if event else None)
+def _leave(device: Device, queue: Queue, parting: _Parting | None, wait: bool) -> bool:
+    return device.queues.leave_cq(queue, parting)
 
 
 class _Parting:
@@ -168,7 +165,7 @@ class CompChannel(Resource):
         self.context = context
         self._device = context.device
         self._event = undisturbed(_Event)
-        self._release_with(_close_channel, self._event)
+        self._leave_by(self._event.leave)
         context._children.add(self)
 
     def fileno(self) -> int:
@@ -264,7 +261,7 @@ class CQ(Resource):
         if event is not None:
             event.queues += 1
         self._armed = False
-        self._release_with(_close_cq, self._device, self._queue, event)
+        self._leave_by(functools.partial(_leave, self._device, self._queue, _Parting(event) if event else None))
         context._children.add(self)
         if channel is not None:
             channel._children.add(self)

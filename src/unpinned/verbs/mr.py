@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from typing import Any
 
-from unpinned.host.device import Device
 from unpinned.host.memory import Mapping, map_buffer, map_file
 from unpinned.host.owned import empty
-from unpinned.host.regions import Region
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Resource
 from unpinned.verbs.errors import ArgumentError, coded, instance, integer, unsupported
@@ -110,7 +109,7 @@ class MR(Resource):
             rights = access & _RIGHTS
             pinned = not self.on_demand
             self.region = self._device.regions.register(mapping, pd=pd.handle, access=rights, pinned=pinned, key=key)
-        self._release_with(_close, self._device, self.region)
+        self._leave_by(functools.partial(self._device.regions.leave, self.region))
         self.pd = pd
         pd._children.add(self)
 
@@ -138,12 +137,11 @@ class MR(Resource):
         if flags & e.IBV_REREG_MR_CHANGE_TRANSLATION:
             size = integer("length", length, 1, 1 << 47)
             buffer = Buffer(integer("addr", addr, 1, (1 << 47) - size), size, False, None)
-        fresh, key, old = _map(buffer, rights), self.region.key, self.region
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        fresh, key = _map(buffer, rights), self.region.key
         self._open = False
         self.pd._children.discard(self)
-        _close(device, old, True)
+        assert self._departure is not None
+        self._departure.begin()
         self._register(home, rights, fresh, key)
         self._span = buffer.address, buffer.length, buffer.readonly
 
@@ -273,7 +271,3 @@ def _check_access(access: int) -> int:
     if unknown:
         raise unsupported(f"access {unknown:#x}")
     return flags
-
-
-def _close(device: Device, region: Region, wait: bool) -> None:
-    device.regions.deregister(region, wait)

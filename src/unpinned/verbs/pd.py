@@ -27,7 +27,7 @@ class PD(Resource):
         self.context = creator
         self._device = creator.device
         self.handle = next(self._device.pds)
-        self._release_with(_nothing)
+        self._open = True  # it is only a number: nothing to give back
         creator._children.add(self)
 
     @coded
@@ -70,5 +70,3 @@ class PD(Resource):
         return f"<PD {self.handle}{', closed' if self.closed else ''}>"
 
 
-def _nothing(wait: bool) -> None:
-    """A domain is only a number."""

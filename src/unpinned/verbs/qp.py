@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import secrets
 import threading
 import warnings
@@ -64,7 +65,7 @@ class QP(Resource):
             send_sges=cap.max_send_sge, recv_sges=cap.max_recv_sge, sig_all=bool(init_attr.sq_sig_all),
         )  # fmt: skip
         self._q = self._pair.q
-        self._release_with(_close, self._device, self._pair)
+        self._leave_by(functools.partial(_leave, self._device, self._pair))
         self._init_attr = init_attr
         self._attr = QPAttr(qp_state=e.IBV_QPS_RESET, sq_psn=secrets.randbits(24))
         self._inline: tuple[NDArray[np.uint8], MR] | None = None
@@ -359,5 +360,5 @@ class QP(Resource):
         return f"<QP {self.qp_num:#x}, {'closed' if self.closed else self.state}>"
 
 
-def _close(device: Device, pair: QueuePair, wait: bool) -> None:
-    device.queues.destroy_qp(pair, wait)
+def _leave(device: Device, pair: QueuePair, wait: bool) -> bool:
+    return device.queues.leave_qp(pair, wait)

@@ -110,8 +110,9 @@ def test_keys_against_a_dict(seed: int) -> None:
                 assert key not in model
                 model[key] = len(model) + 1
         elif key in model:
-            block.remove_key(h, key)
-            del model[key]
+            block.remove_key(h, key, model[key] + 1)  # somebody else's
+            assert found(h, key) == model[key]
+            block.remove_key(h, key, model.pop(key))
         assert {key: found(h, key) for key in model} == model
 
 
@@ -119,7 +120,7 @@ def test_a_key_is_taken_once() -> None:
     h, _ = block.create(**SMALL)
     assert block.insert_key(h, 0x1234, 1)
     assert not block.insert_key(h, 0x1234, 2)
-    block.remove_key(h, 0x1234)
+    block.remove_key(h, 0x1234, 1)
     assert block.insert_key(h, 0x1234, 3) and found(h, 0x1234) == 3
 
 
@@ -129,5 +130,5 @@ def test_a_full_neighbourhood_refuses() -> None:
     same = [key for key in range(1, 1 << 14) if (key * 40503 + (key >> 16)) & mask == 5]
     assert all(block.insert_key(h, key, 1) for key in same[:PROBES])
     assert not block.insert_key(h, same[PROBES], 1)
-    block.remove_key(h, same[0])
+    block.remove_key(h, same[0], 1)
     assert block.insert_key(h, same[PROBES], 2) and found(h, same[PROBES]) == 2

@@ -1,29 +1,27 @@
-"""`RangeCount` against counting page by page."""
+"""`RangeOwners` against looking page by page."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unpinned.host.ranges import RangeCount
+from unpinned.host.ranges import RangeOwners
 
 ranges = st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
 @given(st.lists(ranges, min_size=1, max_size=12), st.data())
-def test_what_remove_returns_is_what_nobody_needs(added: list[tuple[int, int]], data: st.DataObject) -> None:
-    bag = RangeCount()
-    for start, end in added:
-        bag.add(start, end)
-    left = list(added)
+def test_what_one_alone_asks_for_is_what_nobody_else_needs(added: list[tuple[int, int]], data: st.DataObject) -> None:
+    left = [(*range_, owner) for owner, range_ in enumerate(added)]
+    owners = RangeOwners(left)
     while left:
-        gone = left.pop(data.draw(st.integers(0, len(left) - 1)))
-        free = bag.remove(*gone)
-        needed = {page for start, end in left for page in range(start, end)}
-        assert [page for start, end in free for page in range(start, end)] == sorted(set(range(*gone)) - needed)
-        assert len(bag) == len(left)
+        start, end, owner = gone = left.pop(data.draw(st.integers(0, len(left) - 1)))
+        needed = {page for other in left for page in range(*other[:2])}
+        for _ in range(2):  # whether it still asks, or does not any more
+            free = owners.only(start, end, owner)
+            assert [page for part in free for page in range(*part)] == sorted(set(range(start, end)) - needed)
+            owners.discard(gone)
 
 
-def test_removing_what_was_never_added_frees_what_nobody_covers() -> None:
-    bag = RangeCount()
-    bag.add(0, 10)
-    assert bag.remove(5, 15) == [(10, 15)]
-    assert list(bag) == [(0, 10)]
+def test_one_owner_may_ask_for_ranges_that_overlap() -> None:
+    owners = RangeOwners([(0, 10, 1), (5, 15, 1)])
+    assert owners.only(0, 10, 1) == [(0, 5)]
+    assert owners.only(5, 15, 1) == [(10, 15)]
