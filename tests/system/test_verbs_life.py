@@ -737,6 +737,43 @@ print("fine")
     assert printed == "fine\n"
 
 
+def test_a_region_whose_opening_ctrl_c_interrupts_is_whole_or_gone():
+    """The peers know its key already, where it is registered anew: they must not reach it without its mapping."""
+    printed = run(INTERRUPTED_EVERYWHERE + """
+from unpinned.host import process
+places = [mmap.mmap(-1, 1 << 16) for _ in range(2)]
+buffers = [np.frombuffer(place, "u1") for place in places]
+def reached(address):
+    ends = []
+    for end in (a, b):
+        qp = v.QP(end.pd, v.QPInitAttr(scq=end.cq, rcq=end.cq, sq_sig_all=1))
+        ends.append(End(end.context, end.pd, end.cq, qp, end.mr))
+    connect(*ends)
+    ends[0].remote(v.IBV_WR_RDMA_WRITE, (address, mr.rkey), 0, 0, 4096)
+    got, [wc] = a.cq.wait(1, 20)
+    for end in ends:
+        end.qp.close()
+    assert wc.status in (v.IBV_WC_SUCCESS, v.IBV_WC_REM_ACCESS_ERR), str(wc)
+    return wc.status == v.IBV_WC_SUCCESS
+mr, at, seen = v.MR(b.pd, buffers[0], ALL), 1, set()
+while True:
+    place = buffers[at % 2].ctypes.data
+    if not interrupted(lambda: mr.rereg(v.IBV_REREG_MR_CHANGE_TRANSLATION, addr=place, length=1 << 16), at):
+        break
+    seen.add((mr.closed, sum(reached(buffer.ctypes.data) for buffer in buffers)))
+    if mr.closed:
+        mr.close()  # completely
+        process.settle()
+        assert not any(reached(buffer.ctypes.data) for buffer in buffers)
+        mr = v.MR(b.pd, buffers[at % 2], ALL)
+    at += 1
+assert {(False, 1), (True, 0)} <= seen and at > 60, (at, seen)
+assert reached(place)
+print("fine")
+""")
+    assert printed == "fine\n"
+
+
 def test_two_that_close_each_other_s_things_from_finalizers_both_end():
     """Each is in the middle of one departure when it begins the other's."""
     printed = run_python("""

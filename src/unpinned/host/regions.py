@@ -54,6 +54,7 @@ class Region:
     """Table address minus the application's."""
     unnotified: str = ""
     """Why changes of the mapping are not announced for it; "" when they are (or need not be)."""
+    _untold: int = 0  # 1: counted in E_UNTOLD
     _gone: int = 0  # how far `leave` came
     _left: list[endings.Step] = field(default_factory=list)  # of what it gives back in the end
 
@@ -101,8 +102,12 @@ class Regions:
         assert device is not None, "who uses the regions holds the device"
         return device
 
-    def register(self, mapping: Mapping, *, pd: int, access: int, pinned: bool = False, key: int = 0) -> Region:
+    def register(
+        self, held: list[Region], mapping: Mapping, *, pd: int, access: int, pinned: bool = False, key: int = 0
+    ) -> Region:
         """Register a mapping, which then is the region's to close (at once, if this fails). O(1) in its size, unless *pinned*.
+
+        The region is in *held* before the wire can have it: `leave` those of a call that was interrupted.
 
         OSError: ENOMEM or EPERM when pinning exceeds RLIMIT_MEMLOCK, ENOMEM when the device is full, EEXIST for a *key*
         that is taken, EPERM or ENOSYS where process_vm is refused and the mapping needs it.
@@ -129,19 +134,22 @@ class Regions:
                 flags |= REGION_ANONYMOUS
             record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: mapping.path, L.MR_PINNED: int(pinned),
                       L.MR_START: mapping.address, L.MR_LENGTH: mapping.length}  # fmt: skip
-            return self._open(record, mapping.table_base, flags, mapping, key)
+            return self._open(held, record, mapping.table_base, flags, mapping, key)
         except BaseException:
             with process.control:
-                mapping.close()
+                if not any(region.mapping is mapping for region in self.open.values()):  # else it goes with the region
+                    mapping.close()
             raise
 
-    def register_implicit(self, *, pd: int, access: int) -> Region:
-        """The whole address space as one region, reached by process_vm at the application's own addresses."""
+    def register_implicit(self, held: list[Region], *, pd: int, access: int) -> Region:
+        """The whole address space as one region, reached by process_vm at the application's own addresses. *held*: as above."""
         system.check_copies()
         record = {L.MR_PD: pd, L.MR_ACCESS: access, L.MR_PATH: P.PATH_PROCESS_VM, L.MR_LENGTH: ADDRESS_SPACE, L.MR_IMPLICIT: 1}
-        return self._open(record, 0, 0, None, 0)
+        return self._open(held, record, 0, 0, None, 0)
 
-    def _open(self, record: dict[int, int], low: int, flags: int, mapping: Mapping | None, key: int) -> Region:
+    def _open(
+        self, held: list[Region], record: dict[int, int], low: int, flags: int, mapping: Mapping | None, key: int
+    ) -> Region:
         device = self._device
         start, length = record.get(L.MR_START, 0), record[L.MR_LENGTH]
         why = mapping.unnotified if mapping is not None else "the whole address space is not watched"
@@ -152,24 +160,25 @@ class Regions:
             slot, index = self._slots.pop(), self._records.pop()
             device.files[slot] = mapping.file if mapping is not None else 0
             mr = int(device.h[L.H_MR_BASE]) + index * L.MR_WORDS
+            region = Region(device, mr, slot, 0, mapping, start, length, low - start, why)
+            self.open[mr] = region
+            held.append(region)
             try:
-                key = self._enter_key(key, mr)
+                region.key = key = self._enter_key(key, mr)
                 record |= {L.MR_KEY: key, L.MR_DELTA: low - start, L.MR_REGION: slot, L.MR_STATE: 1}
                 words = np.zeros(4 + L.MR_WORDS, np.int64)
                 words[:4] = (slot, low, low + max(length, 1), flags)
                 for word, value in record.items():
                     words[4 + word] = value
-                if control.open_region(device.e, mr, words) != P.DONE:
-                    block.remove_key(device.h, key, mr)
+                e, untold = device.e, int(bool(why))
+                region._untold = untold  # and counted: no call in between
+                e[E.E_UNTOLD] += untold
+                if control.open_region(e, mr, words) != P.DONE:
                     raise OSError(errno.EINVAL, f"not a range that can be registered: {length} bytes at {start:#x}")
             except OSError:
-                self._slots.append(slot)
-                self._records.append(index)
+                self._forget(device, region)
+                endings.work_off(region._left)
                 raise
-            if why:
-                device.e[E.E_UNTOLD] += 1
-            region = Region(device, mr, slot, key, mapping, start, length, low - start, why)
-            self.open[mr] = region
         return region
 
     def _enter_key(self, key: int, mr: int) -> int:
@@ -196,8 +205,12 @@ class Regions:
         """
         device = self._device
         if region._gone == 0 and not device.closed:
-            control.revoke_regions(device.e, region.mr)
-            region._gone = 1
+            if device.h[region.mr + L.MR_STATE]:
+                control.revoke_regions(device.e, region.mr)
+                region._gone = 1
+            else:  # it never was the wire's: its opening was interrupted
+                with process.control:
+                    self._forget(device, region)
         if region._gone == 1 and not device.closed and not self._quiet(region, wait):
             return False
         if region._gone == 1 and not device.closed:
@@ -234,8 +247,7 @@ class Regions:
             (self.open.pop, region.mr, None),
         ]
         region._left, region._gone = left, 2  # no call from here on: no signal handler comes between
-        if region.unnotified:
-            e[E.E_UNTOLD] -= 1
+        e[E.E_UNTOLD] -= region._untold
 
     def unwatch_all(self) -> None:
         """Watch no range of this device any more. `process.control` is held."""

@@ -14,8 +14,10 @@ import functools
 import os
 from typing import Any
 
+from unpinned.host.device import Device
 from unpinned.host.memory import Mapping, map_buffer, map_file
 from unpinned.host.owned import empty
+from unpinned.host.regions import Region
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import Resource
 from unpinned.verbs.errors import ArgumentError, coded, instance, integer, unsupported
@@ -103,13 +105,19 @@ class MR(Resource):
             if mapping is not None:
                 mapping.close()
             raise
-        if mapping is None:
-            self.region = self._device.regions.register_implicit(pd=pd.handle, access=access & _RIGHTS)
-        else:
-            rights = access & _RIGHTS
-            pinned = not self.on_demand
-            self.region = self._device.regions.register(mapping, pd=pd.handle, access=rights, pinned=pinned, key=key)
-        self._leave_by(functools.partial(self._device.regions.leave, self.region))
+        held: list[Region] = []
+        self._leave_by(functools.partial(_leave, self._device, held))  # first: who is interrupted in here undoes it
+        rights, pinned = access & _RIGHTS, not self.on_demand
+        try:
+            if mapping is None:
+                self.region = self._device.regions.register_implicit(held, pd=pd.handle, access=rights)
+            else:
+                self.region = self._device.regions.register(held, mapping, pd=pd.handle, access=rights, pinned=pinned, key=key)
+        except BaseException:
+            self._open = False
+            if self._departure is not None:
+                self._departure.begin(wait=False)
+            raise
         self.pd = pd
         pd._children.add(self)
 
@@ -271,3 +279,7 @@ def _check_access(access: int) -> int:
     if unknown:
         raise unsupported(f"access {unknown:#x}")
     return flags
+
+
+def _leave(device: Device, regions: list[Region], wait: bool) -> bool:
+    return all(device.regions.leave(region, wait) for region in regions)
