@@ -2,7 +2,7 @@
 
 A CRC is a remainder modulo P, so 128 bits may be replaced by anything congruent: with ``a = high * x**64 + low``
 (as polynomials), ``a * x**T`` is congruent to ``high * (x**(T+64) mod P) + low * (x**T mod P)``, two multiplications
-by constants that land T bits further on, where they are added to the data there. A vector of 2 or 4 such lanes
+by constants that land T bits further on, where they are added to the data there. A vector of 2 or 4 such lanes (x86-64 only)
 moves on by its own width; four vectors in flight hide the multiplier's latency. What is left, 128 bits, is reduced
 to 32 in the end (Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel
 2009). Bits are reflected throughout, as CRC-32 sends them, hence the exponents T+32 and T-32 and a shift by one.
@@ -10,6 +10,7 @@ to 32 in the end (Gopal et al., "Fast CRC Computation for Generic Polynomials Us
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import llvmlite.binding
@@ -25,6 +26,7 @@ POLYNOMIAL = 0xEDB88320
 """Reflected, as all polynomials here: bit 31 is x**0."""
 _BARRETT = (0x1DB710641, 0x1F7011641)  # P, and x**64 / P
 _IN_FLIGHT = 4
+_ARM = platform.machine() == "aarch64"
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -37,6 +39,8 @@ def lanes() -> int:
         features = {item[1:] for item in (config.CPU_FEATURES or "").split(",") if item.startswith("+")}
     else:
         features = {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
+    if _ARM:
+        return 1 if "neon" in features and features & {"aes", "crypto"} else 0  # LLVM's names: either stands for pmull, too
     if {"vpclmulqdq", "avx512f"} <= features:
         return 4
     if {"vpclmulqdq", "avx2"} <= features:
@@ -71,10 +75,19 @@ class _Folder:
 
     def multiply(self, a: Any, b: Any, halves: int) -> Any:
         """Carry-less product of one half of each lane of *a* and *b*; *halves*: bit 0 chooses a's, bit 4 b's."""
+        if _ARM:
+            return self._multiply_on_arm(a, b, halves)
         suffix = {2: "", 4: ".256", 8: ".512"}[a.type.count]
         signature = ir.FunctionType(a.type, [a.type, a.type, _I8])
         function = cgutils.get_or_insert_function(self.builder.module, signature, f"llvm.x86.pclmulqdq{suffix}")
         return self.builder.call(function, [a, b, ir.Constant(_I8, halves)])
+
+    def _multiply_on_arm(self, a: Any, b: Any, halves: int) -> Any:
+        """The same, of one lane: pmull takes two words."""
+        signature = ir.FunctionType(ir.VectorType(_I8, 16), [_I64, _I64])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.aarch64.neon.pmull64")
+        words = [self.builder.extract_element(v, ir.Constant(_I32, i)) for v, i in ((a, halves & 1), (b, halves >> 4))]
+        return self.builder.bitcast(self.builder.call(function, words), a.type)
 
     def move(self, a: Any, distances: list[int]) -> Any:
         """Each lane of *a*, moved on by its own distance in bytes."""

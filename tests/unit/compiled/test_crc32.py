@@ -20,12 +20,18 @@ ALL_LENGTHS = """if 1:
         assert crc32(n, data.ctypes.data + o, n) == zlib.crc32(data[o : o + n].tobytes(), n), n
     print(folding.lanes())
     """
-FEATURES = {
-    0: "+sse2",
-    1: "+sse2,+pclmul",
-    2: "+sse2,+pclmul,+avx,+avx2,+vpclmulqdq",
-    4: "+sse2,+pclmul,+avx,+avx2,+avx512f,+vpclmulqdq",
-}
+CPU, FEATURES = {
+    "x86_64": (
+        "x86-64",
+        {
+            0: "+sse2",
+            1: "+sse2,+pclmul",
+            2: "+sse2,+pclmul,+avx,+avx2,+vpclmulqdq",
+            4: "+sse2,+pclmul,+avx,+avx2,+avx512f,+vpclmulqdq",
+        },
+    ),
+    "aarch64": ("generic", {0: "+neon", 1: "+neon,+aes"}),
+}.get(platform.machine(), ("", {}))
 
 
 def test_the_published_constants() -> None:
@@ -43,9 +49,9 @@ def test_lengths_around_every_boundary(n: int) -> None:
 
 
 @pytest.mark.compiled_only
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the widths are those of x86-64")
+@pytest.mark.skipif(not FEATURES, reason="nobody knows what this CPU is called")
 @pytest.mark.parametrize("lanes", [lanes for lanes in FEATURES if lanes <= folding.lanes()])
 def test_every_width(lanes: int, tmp_path) -> None:
-    environment = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": FEATURES[lanes]}
+    environment = {"NUMBA_CPU_NAME": CPU, "NUMBA_CPU_FEATURES": FEATURES[lanes]}
     printed = run_python(ALL_LENGTHS, UNPINNED_CACHE_DIR=str(tmp_path), **environment)
     assert int(printed) == lanes
