@@ -9,8 +9,9 @@ it again.
 Faults: a QP owns at most one fault per side; ``QP_*_FAULT`` holds slot + 1.  ``ask`` begins it, ``state`` looks at
 it.  The slot stays with the QP until the fault has ended, so a retry after an RNR NAK meets the same fault instead of
 a second one; it is let go of at the QP's next turn then, whoever still waits for it.  A fault that failed leaves its
-errno behind, negated: what comes next looks its page up once more (the fault may have failed further on), and only if
-that is still missing the request fails.
+range behind: what comes next looks its page up once more (the fault may have failed further on), and only if that is
+still missing, and in this range, the request fails.  The fault may have been another request's: a stray copy's that was
+given up, or one that found its page by somebody else's fault.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ NONE = 0
 WAITING = 1
 READY = 2
 FAILED = 3
+
+SPAN_BITS = 16  # of the word that a failed fault leaves behind: how many pages it was to bring in; above them, from which on
 
 
 @kernel
@@ -109,14 +112,29 @@ def state(h, p, q, field, now):
     s = p[slot + P.FAULT_STATE]
     if s != P.FAULT_DONE and s != P.FAULT_FAILED:
         return WAITING
-    error = p[slot + P.FAULT_ERRNO]
-    if p[slot + P.FAULT_TOKEN] != q:
-        error = P.EAGAIN  # joined: it may have failed at a page that only the one who began it needs
+    h[q + field] = 0
+    # EAGAIN: the fault lost too many races; its request starts it anew. So does one that had joined another's fault: that may
+    # have failed at a page which only the one who began it needs.
+    if p[slot + P.FAULT_ERRNO] != 0 and p[slot + P.FAULT_ERRNO] != P.EAGAIN and p[slot + P.FAULT_TOKEN] == q:
+        h[q + field] = -failed_range(p, slot)
     h[L.H_FAULT_NS] += (now - p[slot + P.FAULT_SINCE] - h[L.H_FAULT_NS]) >> 3
     fault_end(p, slot)
-    # EAGAIN: the fault lost too many races, or was another's; its request starts it anew.
-    h[q + field] = 0 if error == P.EAGAIN else -error
     return READY if h[q + field] == 0 else FAILED
+
+
+@kernel
+def failed_range(p, slot):
+    """The pages that a fault was asked for, in one word: never 0."""
+    first = p[slot + P.FAULT_START] >> p[P.PAGE_SHIFT]
+    pages = (p[slot + P.FAULT_DEMAND] >> p[P.PAGE_SHIFT]) - first
+    return first << SPAN_BITS | min(pages, (1 << SPAN_BITS) - 1)
+
+
+@kernel
+def in_range(word, page):
+    """Whether a page is one of those of `failed_range`."""
+    first = word >> SPAN_BITS
+    return first <= page and page < first + (word & ((1 << SPAN_BITS) - 1))
 
 
 @kernel
@@ -144,16 +162,17 @@ def ask(h, p, q, field, mr, va, length, write, now):
     """Begin (or stay with) a fault on [va, va + length) of a region.
 
     WAITING; NONE when there was no free slot: the QP has a turn when there is one (``feed``); FAILED when the range cannot
-    be had.
+    be had.  A fault of another range is waited for first: the QP owns one a side.
     ``paging`` cuts the fault to its cap and to the region, and reads ahead on sequential use.
     """
     before = state(h, p, q, field, now)
     if before == WAITING:
         return WAITING
+    failed = -h[q + field]
     h[q + field] = 0
-    if before == FAILED:
-        return FAILED
     table_va = va + h[mr + L.MR_DELTA]
+    if before == FAILED and in_range(failed, table_va >> p[P.PAGE_SHIFT]):
+        return FAILED
     slot = fault_begin(p, table_va, table_va + length, write, q, h[mr + L.MR_REGION], now)
     if slot == P.OUTSIDE:
         return FAILED
