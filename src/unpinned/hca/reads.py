@@ -103,18 +103,36 @@ def copying(h, q):
 
 
 @kernel
+def turn_down(h, p, b, q):
+    """The READ under way meets memory that is not the peer's (any more); how many packets went into the burst.
+
+    A repetition is told so at once and ends nothing here: if it is a stray copy, what it asks for may have gone since, and the peer
+    drops the NAK as stale; if the peer still waits, that is its error.
+    """
+    if h[q + L.QP_READ_AGAIN] == 0:
+        refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
+        return 0
+    h[L.C_NAK_ACCESS] += 1
+    W.put_aeth(b, next_offset(h) + O.BTH_BYTES, L.NAK_ACCESS, h[q + L.QP_MSN] & L.PSN_MASK)
+    add_packet(h, p, b, q, O.RC_ACK, h[q + L.QP_READ_PSN], 0, p[P.DMA_COUNT], 1, 0)
+    h[q + L.QP_PARK_UNTIL] = 0
+    carry_on(h, q)
+    make_ready(h, q)
+    return 1
+
+
+@kernel
 def stream(h, p, b, q, budget, now):
     """Send up to ``budget`` responses of the READ under way; how many went into the burst."""
+    if h[q + L.QP_READ_PSN] == h[q + L.QP_READ_FIRST] and copying(h, q):
+        make_ready(h, q)  # its first response acknowledges what came before it: that completes first, or fails
+        return 0
     mr = 0
     if h[q + L.QP_READ_LEFT] > 0:
         mr = authorize(h, h[q + L.QP_PD], h[q + L.QP_READ_KEY], h[q + L.QP_READ_VA], h[q + L.QP_READ_LEFT],
                        L.ACCESS_REMOTE_READ)
         if mr == 0:  # deregistered, or revoked by the owner, since it was accepted
-            refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
-            return 0
-    if h[q + L.QP_READ_PSN] == h[q + L.QP_READ_FIRST] and copying(h, q):
-        make_ready(h, q)  # its first response acknowledges what came before it: that completes first, or fails
-        return 0
+            return turn_down(h, p, b, q)
     sent = 0
     while sent < budget and h[q + L.QP_BUSY] == L.BUSY_READ and can_send(h, p):
         psn = h[q + L.QP_READ_PSN]
@@ -132,8 +150,7 @@ def stream(h, p, b, q, budget, now):
                     look_ahead(h, p, b, q, now)
                     return sent
             if found != HIT:
-                refuse(h, p, q, psn, L.NAK_ACCESS)
-                return sent
+                return sent + turn_down(h, p, b, q)
             describe(h, p, mr, va, size, P.OP_READ, o + O.HEADER_LENGTH[opcode], q)
         if opcode != O.RC_READ_RESPONSE_MIDDLE:
             W.put_aeth(b, o + O.BTH_BYTES, L.SYNDROME_ACK, h[q + L.QP_MSN] & L.PSN_MASK)

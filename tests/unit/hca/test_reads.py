@@ -6,7 +6,9 @@ from support.ends import MS, PAGE, Buffer, End
 from support.peer import Peer, peer_of
 from unpinned.hca import device, setup
 from unpinned.hca import layout as L
+from unpinned.hca.ready import make_ready
 from unpinned.paging import layout as P
+from unpinned.paging import regions
 from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
 
@@ -148,6 +150,95 @@ def test_a_read_of_a_range_that_fails_sends_what_there_is() -> None:
     answers = peer.give(read(peer, 100, source, 0, 4 * PAGE))
     assert answers[-1]["opcode"] == O.RC_ACK and answers[-1]["aeth"][0] == L.NAK_ACCESS
     assert [a["psn"] for a in answers] == [100, 101, 102, 103, 104]
+    end.quiet()
+
+
+def lose(end: End, source: Buffer, at: int, how: str) -> None:
+    """The page at byte ``at`` goes for good."""
+    pages = source.pages(at, PAGE)
+    if how == "gone":
+        end.discard(pages)
+        end.gone |= set(pages)
+    else:
+        regions.revoke(end.p, source.region, pages.start * PAGE, pages.stop * PAGE)
+        end.h[source.mr + L.MR_HOLES] = 1
+
+
+@pytest.mark.parametrize("how", ["gone", "revoked", "closed"])
+def test_a_stray_copy_of_a_read_whose_memory_went_since_ends_nothing(how: str) -> None:
+    """Its peer has the bytes, and has told the owner, perhaps; if it does not have them, it learns from the NAK why."""
+    end = End(2)
+    source, target = end.buffer(64 * PAGE, pinned=False), end.buffer(64)
+    end.absent.clear()
+    peer = peer_of(end)
+    request = read(peer, 100, source, 0, 32 * PAGE)
+    assert len(peer.give(request)) == 128
+    if how == "closed":
+        end.deliver([(request, 1)], peer.now)
+        setup.remove_mr(end.t, source.mr)
+        answers = peer.give()
+    else:
+        lose(end, source, 16 * PAGE, how)
+        answers = peer.give(request)
+    assert [a["opcode"] for a in answers[-2:]] == [O.RC_READ_RESPONSE_MIDDLE, O.RC_ACK]
+    assert answers[-1]["aeth"][0] == L.NAK_ACCESS and answers[-1]["psn"] == answers[-2]["psn"] + 1
+    (ack,) = peer.give(peer.packet(O.RC_WRITE_ONLY, 228, b"data", reth=(target.va, target.key, 4)))
+    assert (ack["psn"], ack["aeth"][0]) == (228, L.SYNDROME_ACK) and target.array[:4].tobytes() == b"data"
+    end.quiet()
+
+
+def test_a_read_goes_on_after_a_stray_copy_that_was_turned_down() -> None:
+    end = End(2)
+    end.fault_after = 2 * MS
+    old, source = end.buffer(PAGE, pinned=False), end.buffer(2 * PAGE, pinned=False)
+    end.absent -= set(old.pages()) | set(source.pages(0, PAGE))
+    peer = peer_of(end, park_ns=16 * MS)
+    first = read(peer, 100, old, 0, 8)
+    assert [a["psn"] for a in peer.give(first)] == [100]
+    lose(end, old, 0, "revoked")
+    assert [a["psn"] for a in peer.give(read(peer, 101, source, 0, 2 * PAGE))] == [101, 102, 103, 104]
+    assert [(a["opcode"], a["psn"]) for a in peer.give(first)] == [(O.RC_ACK, 100)]
+    assert [a["psn"] for a in peer.wait(2 * MS)] == [105, 106, 107, 108]
+    end.quiet()
+
+
+def test_the_fault_of_a_stray_copy_that_fails_is_no_later_request_s() -> None:
+    end = End(2)
+    end.fault_after = 9 * MS
+    source, target = end.buffer(PAGE, pinned=False), end.buffer(PAGE, pinned=False)
+    end.absent -= set(source.pages())
+    peer = peer_of(end, park_ns=4 * MS)
+    request = read(peer, 100, source, 0, 8)
+    peer.give(request)
+    lose(end, source, 0, "gone")
+    assert peer.give(request) == []
+    (nak,) = peer.wait(4 * MS)
+    assert nak["psn"] == 100 and nak["aeth"][0] & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR
+    write = peer.packet(O.RC_WRITE_ONLY, 101, b"data", reth=(target.va, target.key, 4))
+    answers = peer.give(write)
+    while not answers or answers[-1]["aeth"][0] & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR:
+        answers = peer.give(write) if answers else peer.wait(4 * MS)
+    assert (answers[-1]["psn"], answers[-1]["aeth"][0]) == (101, L.SYNDROME_ACK)
+    assert target.array[:4].tobytes() == b"data"
+    end.quiet()
+
+
+def test_a_fault_that_fails_after_its_read_is_no_later_write_s() -> None:
+    """Somebody else's fault brought the page in first; then the owner took it away for good."""
+    end = End(2)
+    end.fault_after = iter([9 * MS, MS, MS]).__next__
+    shared, later = end.buffer(2 * PAGE, pinned=False), end.buffer(PAGE, pinned=False)
+    one, two = peer_of(end, park_ns=16 * MS), peer_of(end, park_ns=16 * MS)
+    assert one.give(read(one, 100, shared, PAGE, 8)) == []
+    assert two.give(read(two, 100, shared, 0, 2 * PAGE)) == []
+    assert [a["psn"] for a in two.wait(MS)] == list(range(100, 108))
+    make_ready(end.h, one.q)  # as any packet of its peer's would
+    one.now = two.now
+    assert [a["psn"] for a in one.give()] == [100]
+    lose(end, shared, PAGE, "gone")
+    assert one.wait(9 * MS) == []
+    assert one.give(one.packet(O.RC_WRITE_ONLY, 101, b"data", reth=(later.va, later.key, 4))) == []
+    assert [(a["psn"], a["aeth"][0]) for a in one.wait(MS)] == [(101, L.SYNDROME_ACK)]
     end.quiet()
 
 
