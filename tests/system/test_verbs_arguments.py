@@ -61,6 +61,8 @@ def queues(end, **more):
         (lambda end, other: end.qp.modify(v.QPAttr(), None), "comp_mask"),
         (lambda end, other: end.qp.modify(v.QPAttr(), 1 << 32), "comp_mask"),
         (lambda end, other: v.QPAttr(qp_state="RTS"), "qp_state"),
+        (lambda end, other: v.QPAttr(max_rd_atomic=end.context.query_device().max_qp_init_rd_atom + 1), "max_rd_atomic: 17"),
+        (lambda end, other: v.QPAttr(max_dest_rd_atomic=end.context.query_device().max_qp_rd_atom + 1), "max_dest_rd_atomic: 17"),
         (lambda end, other: end.mr.write(5), "data: a buffer is needed, not int"),
         (lambda end, other: end.mr.write(memoryview(b"abcd")[::2]), "data: the buffer is not contiguous"),
         (lambda end, other: end.pd.advise_mr(0, 0, [5]), r"sg_list\[0\]: a SGE"),

@@ -166,6 +166,8 @@ def send_packet(h, p, b, q, now):
         if h[w + L.W_FLAGS] & L.SEND_FENCE and h[q + L.QP_RD_HEAD] < h[q + L.QP_RD_TAIL]:
             return STOP
         status = unsound(opcode, h[w + L.W_LENGTH])
+        if takes_read_slot(opcode) and h[q + L.QP_RD_MAX] == 0:  # none was agreed: it would wait for ever
+            status = L.WC_LOC_QP_OP_ERR
         if status:
             return break_request(h, p, q, status)
         h[w + L.W_FIRST] = h[q + L.QP_SEND_PSN]

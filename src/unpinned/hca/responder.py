@@ -58,6 +58,8 @@ def request(h, p, b, q, o, n, pool, now):
         return send_packet(h, p, b, q, o, n, pool, now)
     if flags & O.WRITE:
         return write_packet(h, p, b, q, o, n, pool, now)
+    if flags & (O.READ | O.ATOMIC) and h[q + L.QP_DEST_RD_MAX] == 0:
+        return refuse(h, p, q, h[q + L.QP_EPSN], L.NAK_INVALID)
     if flags & O.READ:
         return read_request(h, p, b, q, o)
     if flags & O.ATOMIC:

@@ -217,7 +217,7 @@ def to_rts(t: Tables, q: int, sending: Sending) -> None:
     h[q + L.QP_TIMEOUT_NS] = timeout_ns(sending.timeout)
     h[q + L.QP_RETRY_MAX] = h[q + L.QP_RETRIES] = sending.retry_cnt
     h[q + L.QP_RNR_MAX] = h[q + L.QP_RNR_RETRIES] = sending.rnr_retry
-    h[q + L.QP_RD_MAX] = max(1, min(sending.max_rd_atomic, L.READ_RING))
+    h[q + L.QP_RD_MAX] = min(sending.max_rd_atomic, L.READ_RING)
     # Never more in flight than the peer keeps waiting behind a parked request.
     window = min(int(h[L.H_WINDOW]) // int(h[q + L.QP_MTU]), int(h[L.H_POOL_LIMIT]))
     h[q + L.QP_CWND] = h[q + L.QP_CWND_MAX] = max(1, window)

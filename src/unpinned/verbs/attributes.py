@@ -129,7 +129,7 @@ class QPAttr:
 _RANGES = (
     ("qp_state", 0, e.IBV_QPS_UNKNOWN), ("cur_qp_state", 0, e.IBV_QPS_UNKNOWN),
     ("port_num", 1, 1), ("path_mtu", 1, 5), ("rq_psn", 0, 0xFFFFFF), ("sq_psn", 0, 0xFFFFFF), ("dest_qp_num", 0, 0xFFFFFF),
-    ("qp_access_flags", 0, 0xFFFFFFFF), ("pkey_index", 0, 0), ("max_rd_atomic", 0, 255), ("max_dest_rd_atomic", 0, 255),
+    ("qp_access_flags", 0, 0xFFFFFFFF), ("pkey_index", 0, 0), ("max_rd_atomic", 0, L.READ_RING), ("max_dest_rd_atomic", 0, L.READ_RING),
     ("min_rnr_timer", 0, 31), ("timeout", 0, 31), ("retry_cnt", 0, 7), ("rnr_retry", 0, 7), ("dest_port", 1, 65535),
 )  # fmt: skip
 

@@ -63,6 +63,16 @@ def test_rights_to_read() -> None:
         assert peer.give(read(peer, 100, source.va, source.key, length))[0]["opcode"] == opcode
 
 
+def test_where_no_reads_and_atomics_were_agreed_none_is_taken() -> None:
+    for atomic in (False, True):
+        peer = peer_of(End(2), max_dest_rd_atomic=0)
+        target = peer.end.buffer(64)
+        make = add(peer, 101, target.va, target.key, 1) if atomic else read(peer, 101, target.va, target.key, 8)
+        write = peer.packet(O.RC_WRITE_ONLY, 100, b"data", reth=(target.va, target.key, 4))
+        assert verdict(peer.give(write, make)) == [(O.RC_ACK, 101, L.NAK_INVALID)]
+        assert target.array.tobytes() == b"data" + bytes(60)
+
+
 # ---- atomics --------------------------------------------------------------------------------------------------------
 
 

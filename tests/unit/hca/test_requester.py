@@ -101,6 +101,16 @@ def test_no_more_reads_and_atomics_than_agreed() -> None:
     assert sent["psn"] == 502
 
 
+@pytest.mark.parametrize("opcode", [L.WR_RDMA_READ, L.WR_ATOMIC_CMP_AND_SWP, L.WR_ATOMIC_FETCH_AND_ADD])
+def test_where_no_reads_and_atomics_were_agreed_none_goes_out(opcode: int) -> None:
+    peer = peer_of(End(1), max_rd_atomic=0)
+    target = peer.end.buffer(8)
+    assert [a["psn"] for a in peer.post(opcode=L.WR_RDMA_WRITE, sges=[target.sge()])] == [500], "others do"
+    assert peer.post(opcode=opcode, sges=[target.sge()], rva=8, rkey=1) == []
+    peer.give(peer.ack(500))
+    assert peer.end.statuses(peer.q) == [(1, L.WC_SUCCESS), (1, L.WC_LOC_QP_OP_ERR)]
+
+
 def test_a_fence_waits_for_reads_and_atomics() -> None:
     peer = peer_of(End(1))
     into = peer.end.buffer(4096)
