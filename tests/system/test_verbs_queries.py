@@ -1,11 +1,14 @@
 """What a program asks a device before it uses it: which there are, their addresses, partition keys and limits."""
 
 import errno
+import secrets
 import socket
 
 import pytest
 
+from support.verbs import End
 from unpinned import verbs as v
+from unpinned.hca import layout as L
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 
@@ -43,3 +46,15 @@ def test_tables_of_gids_and_partition_keys(no_leaks):
     with pytest.raises(OSError) as caught:
         context.query_pkey(1, 0)
     assert caught.value.errno == errno.ENODEV
+
+
+def test_no_queue_pair_has_the_number_of_all_groups(monkeypatch):
+    """Packets to 0xFFFFFF are multicast (IBTA vol. 1, 9.6.1.2)."""
+    monkeypatch.setattr(secrets, "randbits", lambda bits: (1 << bits) - 1)
+    with End.open().context as context:
+        last = int(context._device.h[L.H_QP_COUNT]) - 1
+        free = context._device.tables.free_qps
+        free.remove(last)
+        free.append(last)  # the next to be taken
+        pd, cq = v.PD(context), v.CQ(context, 8)
+        assert v.QP(pd, v.QPInitAttr(scq=cq, rcq=cq)).qp_num == last

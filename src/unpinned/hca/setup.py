@@ -103,6 +103,12 @@ def _depth(entries: int) -> int:
     return 1 << max(0, entries - 1).bit_length()
 
 
+def qp_number(random: int, count: int, index: int) -> int:
+    """The number of the queue pair at ``index`` of ``count``: random above the index's bits, and never the one of all groups."""
+    number = (random * count + index) & QPN_MASK
+    return number if number != MULTICAST_QPN else index
+
+
 def add_qp(
     t: Tables, *, random: int, pd: int, send_cq: int, recv_cq: int, sends: int, recvs: int, send_sges: int, recv_sges: int,
     sig_all: bool,
@@ -127,8 +133,7 @@ def add_qp(
     queued = h[q + L.QP_QUEUED]  # its predecessor may still stand in the ready ring
     h[q : q + L.QP_WORDS] = 0
     h[q + L.QP_QUEUED] = queued
-    number = (random * count + index) & QPN_MASK
-    h[q + L.QP_NUMBER] = number if number != MULTICAST_QPN else index
+    h[q + L.QP_NUMBER] = qp_number(random, count, index)
     h[q + L.QP_PD], h[q + L.QP_SEND_CQ], h[q + L.QP_RECV_CQ] = pd, send_cq, recv_cq
     h[q + L.QP_SIG_ALL] = int(sig_all)
     h[q + L.QP_SQ_RING], h[q + L.QP_SQ_MASK], h[q + L.QP_SQ_STRIDE] = rings[0], masks[0], strides[0]

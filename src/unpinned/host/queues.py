@@ -153,7 +153,7 @@ class Queues:
                 raise OSError(errno.ENOMEM, f"the device has no free queue pair ({count - 2} are in use)")
             rings = self._take_rings([depth(sends) * send_stride, depth(recvs) * recv_stride])
             index = self._tables.free_qps.pop()
-            number = (secrets.randbits(24) * count + index) & 0xFFFFFF
+            number = setup.qp_number(secrets.randbits(24), count, index)
             for word, value in (
                 (L.QP_NUMBER, number), (L.QP_PD, pd), (L.QP_SEND_CQ, send_cq.cq), (L.QP_RECV_CQ, recv_cq.cq),
                 (L.QP_SIG_ALL, int(sig_all)), (L.QP_STATE, L.QPS_RESET), (L.QP_LAST_ID, -1),
