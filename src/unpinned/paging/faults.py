@@ -111,13 +111,15 @@ def _joinable(p, start, end, need_write, region):
 def _read_ahead(p, region, start, end):
     """How far a fault over ``[start, end)`` looks: as far again as the sequential run that it continues.
 
-    What of that is there already costs a scan only; how much is brought in is `_trim`'s.
+    What of that is there already costs a scan only; how much is brought in is `_trim`'s. Where pieces follow each other that do
+    not begin at a page, each begins on the last page of the one before.
     """
     if p[P.READ_AHEAD_BYTES] == 0:
         return end  # and nothing is remembered: the model has fewer states
     at = p[P.REGIONS] + region * P.REGION_WORDS
     page = (1 << p[P.PAGE_SHIFT]) - 1
-    if start == p[at + P.REGION_NEXT]:
+    after = p[at + P.REGION_NEXT]
+    if start == after or (start + page + 1 == after and end > after):
         window = min(p[P.READ_AHEAD_BYTES], end - p[at + P.REGION_RUN])
         limit = min((p[at + P.REGION_END] + page) & ~page, start + p[P.FAULT_MAX_BYTES])
         ahead = max(end, min(end + window, limit))

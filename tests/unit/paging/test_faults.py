@@ -137,6 +137,22 @@ def test_sequential_faults_look_as_far_again_as_they_came() -> None:
     assert total(p, "read_ahead") == sum(ahead)
 
 
+def test_pieces_that_do_not_begin_at_a_page_are_sequential_too() -> None:
+    p = make()
+    at, ahead = 2 * MIB, []
+    for _ in range(5):
+        slot = begin(p, at + 128, PAGE)
+        ahead.append(int(p[slot + P.FAULT_END] - p[slot + P.FAULT_DEMAND]) // PAGE)
+        at = int(p[slot + P.FAULT_END]) - PAGE
+        fault_end(p, slot)
+        fault_take(p, P.FAULT_SCAN)
+    assert ahead == [0, 3, 7, 15, 31]
+    slot = begin(p, at, PAGE)
+    assert p[slot + P.FAULT_END] == p[slot + P.FAULT_DEMAND], "the last page once more is no piece that follows"
+    slot = begin(p, at - PAGE, 3 * PAGE)
+    assert p[slot + P.FAULT_END] == p[slot + P.FAULT_DEMAND], "nor is what begins before it"
+
+
 def test_of_what_is_not_there_a_quarter_of_the_run_is_read_ahead() -> None:
     p = make()
     begin(p, 2 * MIB, 8 * PAGE)
