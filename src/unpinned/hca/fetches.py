@@ -1,8 +1,8 @@
 """The peer's READ and atomic requests, and requests that it sends again.
 
 Rules (IBTA vol. 1, 9.7.4.1, 9.7.5.1.2): a READ of at most 2^31 bytes takes as many PSNs as it has responses; an atomic's address
-is aligned.  A duplicate READ is executed again, from wherever it asks; a duplicate atomic gets the answer that was kept
-for it; a duplicate SEND or WRITE is acknowledged, up to itself: what follows it may be a READ whose responses were lost.
+is aligned.  A duplicate READ is executed again, from wherever it asks (NAKed, where its region has gone since: the peer may have
+waited to ask again); a duplicate atomic gets the answer that was kept for it; a duplicate SEND or WRITE is acknowledged, up to itself: what follows it may be a READ whose responses were lost.
 """
 
 from __future__ import annotations
@@ -135,12 +135,15 @@ def duplicate(h, p, b, q, o, psn):
         packets = max(1, (length + h[q + L.QP_MTU] - 1) // h[q + L.QP_MTU])
         key = be32(b, o + RETH_RKEY)
         va = be64(b, o + RETH_VA)
-        if length > L.LENGTH_MAX or not readable(h, q, key, va, length):
-            return TAKEN  # perhaps a stray copy of one whose region has gone since: no reason to end the connection
-        # The rest of a READ may be asked for together with one that was lost.
-        h[q + L.QP_EPSN] = max(h[q + L.QP_EPSN], psn + packets)
+        if length > L.LENGTH_MAX:
+            return TAKEN
+        if readable(h, q, key, va, length):
+            # The rest of a READ may be asked for together with one that was lost.
+            h[q + L.QP_EPSN] = max(h[q + L.QP_EPSN], psn + packets)
+            h[q + L.QP_NAKED] = 0
+        else:
+            packets = 1  # of a region that has gone since: a NAK (``reads.turn_down``)
         put_aside(h, q, psn + packets)
-        h[q + L.QP_NAKED] = 0
         return start_read(h, q, psn, packets, va, length, key, 1)
     if flags & O.ATOMIC:
         for i in range(min(h[q + L.QP_AT_TAIL], L.READ_RING)):

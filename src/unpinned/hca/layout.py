@@ -347,7 +347,8 @@ QP_KEPT_LEFT: Final = QP_KEPT_FIRST + 4
 QP_KEPT_KEY: Final = QP_KEPT_FIRST + 5
 QP_KEPT_AGAIN: Final = QP_KEPT_FIRST + 6
 QP_PEND_LOST: Final = QP_KEPT_FIRST + 7  # GAP_NEW: one past the highest PSN that was dropped
-QP_WORDS: Final = QP_KEPT_FIRST + 8
+QP_ANSWERED: Final = QP_KEPT_FIRST + 8  # one past the highest PSN of a READ response ever sent
+QP_WORDS: Final = QP_KEPT_FIRST + 9
 
 GAP_NEW: Final = 1  # something never seen, below QP_PEND_LOST: asked for by a NAK of the expected PSN, unless a copy of it came
 GAP_AGAIN: Final = 2  # something sent again, QP_PEND_NEXT: nobody is asked for it by a NAK of the expected PSN

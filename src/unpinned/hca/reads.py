@@ -106,10 +106,10 @@ def copying(h, q):
 def turn_down(h, p, b, q):
     """The READ under way meets memory that is not the peer's (any more); how many packets went into the burst.
 
-    A repetition is told so at once and ends nothing here: if it is a stray copy, what it asks for may have gone since, and the peer
-    drops the NAK as stale; if the peer still waits, that is its error.
+    That ends the connection where a response is due that was never sent. One that was may be asked for by a stray copy, and what
+    it asks for have gone since: then the peer drops the NAK as stale. If it still waits, it learns why, and ends its side.
     """
-    if h[q + L.QP_READ_AGAIN] == 0:
+    if h[q + L.QP_READ_PSN] >= h[q + L.QP_ANSWERED]:
         refuse(h, p, q, h[q + L.QP_READ_PSN], L.NAK_ACCESS)
         return 0
     h[L.C_NAK_ACCESS] += 1
@@ -129,8 +129,9 @@ def stream(h, p, b, q, budget, now):
         return 0
     mr = 0
     if h[q + L.QP_READ_LEFT] > 0:
-        mr = authorize(h, h[q + L.QP_PD], h[q + L.QP_READ_KEY], h[q + L.QP_READ_VA], h[q + L.QP_READ_LEFT],
-                       L.ACCESS_REMOTE_READ)
+        if h[q + L.QP_ACCESS] & L.ACCESS_REMOTE_READ:
+            mr = authorize(h, h[q + L.QP_PD], h[q + L.QP_READ_KEY], h[q + L.QP_READ_VA], h[q + L.QP_READ_LEFT],
+                           L.ACCESS_REMOTE_READ)
         if mr == 0:  # deregistered, or revoked by the owner, since it was accepted
             return turn_down(h, p, b, q)
     sent = 0
@@ -159,6 +160,7 @@ def stream(h, p, b, q, budget, now):
         settled(h, q, L.QP_PARK_FAULT)
         h[q + L.QP_PARK_UNTIL] = 0
         h[q + L.QP_READ_PSN] = psn + 1
+        h[q + L.QP_ANSWERED] = max(h[q + L.QP_ANSWERED], psn + 1)
         h[q + L.QP_READ_VA] = va + size
         h[q + L.QP_READ_LEFT] -= size
         if psn >= h[q + L.QP_KEPT_PSN]:

@@ -208,6 +208,7 @@ def to_rtr(t: Tables, q: int, path: Path) -> None:
     h = t.h
     h[q + L.QP_DEST], h[q + L.QP_PEER_HI], h[q + L.QP_PEER_LO] = path.dest_qpn, path.peer_hi, path.peer_lo
     h[q + L.QP_PEER_PORT], h[q + L.QP_MTU], h[q + L.QP_EPSN] = path.port, path.mtu, path.rq_psn
+    h[q + L.QP_ANSWERED] = path.rq_psn
     h[q + L.QP_MIN_RNR], h[q + L.QP_DEST_RD_MAX] = path.min_rnr_timer, min(path.max_dest_rd_atomic, L.READ_RING)
     h[q + L.QP_ACCESS], h[q + L.QP_PARK_NS] = path.access, path.park_ns
     h[q + L.QP_STATE] = L.QPS_RTR

@@ -171,12 +171,25 @@ def test_the_rest_of_a_read_may_come_with_one_that_was_lost(peer: Peer) -> None:
     assert peer.end.h[peer.q + L.QP_EPSN] == 104
 
 
-def test_a_stray_copy_of_a_read_of_a_closed_region_is_dropped(peer: Peer) -> None:
-    source = peer.end.buffer(64)
-    request = read(peer, 100, source.va, source.key, 64)
-    peer.give(request)
-    setup.remove_mr(peer.end.t, source.mr)
-    assert peer.give(request) == [] and peer.end.h[peer.q + L.QP_STATE] == L.QPS_RTS
+@pytest.mark.parametrize("gone", ["region", "right"])
+def test_a_stray_copy_of_a_read_of_a_closed_region_ends_nothing(peer: Peer, gone: str) -> None:
+    source = peer.end.buffer(8192)
+    request = read(peer, 100, source.va, source.key, 8192)
+    assert len(peer.give(request)) == 8
+    if gone == "region":
+        setup.remove_mr(peer.end.t, source.mr)
+    else:
+        peer.end.h[peer.q + L.QP_ACCESS] = L.ACCESS_REMOTE_WRITE
+    assert verdict(peer.give(request)) == [(O.RC_ACK, 100, L.NAK_ACCESS)]
+    target = peer.end.buffer(64)
+    write = peer.packet(O.RC_WRITE_ONLY, 108, b"data", reth=(target.va, target.key, 4))
+    assert verdict(peer.give(write)) == [(O.RC_ACK, 108, L.SYNDROME_ACK)]
+
+
+def test_a_read_from_before_the_connection_ends_nothing(peer: Peer) -> None:
+    """A packet of the number's last connection, say; its region is long gone."""
+    assert verdict(peer.give(read(peer, 40, 4096, 0xBAD, 8))) == [(O.RC_ACK, 40, L.NAK_ACCESS)]
+    assert peer.end.h[peer.q + L.QP_STATE] == L.QPS_RTS and peer.end.h[peer.q + L.QP_EPSN] == 100
 
 
 def test_a_write_that_comes_again_is_acknowledged_up_to_itself(peer: Peer) -> None:

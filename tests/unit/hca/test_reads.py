@@ -83,6 +83,22 @@ def test_past_the_longest_park_the_peer_is_asked_to_come_again() -> None:
     end.quiet()
 
 
+def test_a_region_closed_while_the_peer_waits_to_ask_again() -> None:
+    """It learns why at once, not from its own timeouts."""
+    end = End(2)
+    end.fault_after = 50 * MS
+    source = end.buffer(4 * PAGE, pinned=False)
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end, park_ns=4 * MS)
+    assert len(peer.give(read(peer, 100, source, 0, 4 * PAGE))) == 4
+    (nak,) = peer.wait(4 * MS)
+    assert nak["psn"] == 104 and nak["aeth"][0] & W.SYNDROME_KIND_MASK == L.SYNDROME_RNR
+    setup.remove_mr(end.t, source.mr)
+    (nak,) = peer.give(read(peer, 104, source, PAGE, 3 * PAGE))
+    assert (nak["opcode"], nak["psn"], nak["aeth"][0]) == (O.RC_ACK, 104, L.NAK_ACCESS)
+    assert end.h[peer.q + L.QP_STATE] == L.QPS_ERR, "as if it had been closed a moment earlier"
+
+
 def test_a_copy_of_the_read_does_not_hold_up_its_not_ready() -> None:
     """Behind the responses to the copy it would be stale, and what it dropped be lost (I9; found by the swarm, seed 192400)."""
     end = End(2)
