@@ -2,7 +2,8 @@
 
 Rules (IBTA vol. 1, 9.7.4.1, 9.7.5.1.2): a READ of at most 2^31 bytes takes as many PSNs as it has responses; an atomic's address
 is aligned.  A duplicate READ is executed again, from wherever it asks (NAKed, where its region has gone since: the peer may have
-waited to ask again); a duplicate atomic gets the answer that was kept for it; a duplicate SEND or WRITE is acknowledged, up to itself: what follows it may be a READ whose responses were lost.
+waited to ask again); a duplicate atomic gets the answer that was kept for it; a duplicate SEND or WRITE is acknowledged, up to
+itself: what follows it may be a READ whose responses were lost.
 """
 
 from __future__ import annotations
