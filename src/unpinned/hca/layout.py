@@ -389,8 +389,7 @@ T_FIRST: Final = 3  # DMA descriptors [first, end)
 T_END: Final = 4
 T_SIDE: Final = 5  # 0 requester, 1 responder, 2 nothing to copy
 T_PSN: Final = 6
-T_AGAIN: Final = 7  # a retransmission
-TX_WORDS: Final = 8
+TX_WORDS: Final = 7
 
 A_KIND: Final = 0
 A_QP: Final = 1

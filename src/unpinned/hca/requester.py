@@ -202,7 +202,6 @@ def advance(h, q, w, k, packets, read_slot, now):
         h[q + L.QP_ASKED] = psn + packets - 1
     if psn < h[q + L.QP_MAX_PSN]:
         h[L.C_RETRANSMITTED] += 1
-        h[h[L.H_TX_BASE] + (h[L.H_TX_COUNT] - 1) * L.TX_WORDS + L.T_AGAIN] = 1
     h[q + L.QP_MAX_PSN] = max(h[q + L.QP_MAX_PSN], psn + packets)
     if read_slot:
         slot = h[q + L.QP_RD_TAIL] & (L.READ_RING - 1)
