@@ -202,6 +202,24 @@ def test_send_with_invalidate_of_a_key_that_may_not_be_is_refused(ends):
     assert a.qp.state == b.qp.state == "ERR"
 
 
+def test_send_with_invalidate_ends_a_key_that_may_be_until_it_is_registered_anew(ends):
+    a, b = ends
+    window = v.MR(b.pd, 4096, ALL | v.ACCESS_REMOTE_INVALIDATE)
+    for round_ in range(2):
+        a.remote(v.IBV_WR_RDMA_WRITE, window, 0, 0, 64)
+        a.wait()
+        b.receive(0, 64)
+        a.send(0, 8, v.IBV_WR_SEND_WITH_INV, imm_data=window.rkey)
+        a.wait()
+        wc = b.wait()
+        assert wc.wc_flags & v.IBV_WC_WITH_INV and wc.invalidated_rkey == window.rkey
+        if round_ == 0:
+            window.rereg(v.IBV_REREG_MR_CHANGE_ACCESS, access=window.access)
+    a.remote(v.IBV_WR_RDMA_WRITE, window, 0, 0, 64)
+    assert a.wait(v.IBV_WC_REM_ACCESS_ERR)
+    window.close()
+
+
 @pytest.mark.parametrize("kind", ["key", "range", "rights", "domain"])
 def test_a_denied_access_is_an_error_at_the_requester(kind):
     with pair() as (a, b):

@@ -146,7 +146,7 @@ ACCESS_REMOTE_ATOMIC: Final = 8
 ACCESS_MW_BIND: Final = 16
 ACCESS_ZERO_BASED: Final = 32
 ACCESS_ON_DEMAND: Final = 64
-ACCESS_REMOTE_INVALIDATE: Final = 1 << 20  # ours: SEND WITH INVALIDATE may revoke the key
+ACCESS_REMOTE_INVALIDATE: Final = 1 << 30  # ours: SEND WITH INVALIDATE may revoke the key
 
 # ---- completion queue ----------------------------------------------------------------------------------------
 CQ_STATE: Final = 0  # 0 free, 1 valid, 2 overrun

@@ -32,5 +32,5 @@ __all__ = [
     "AHAttr", "ArgumentError", "CQ", "CompChannel", "CompletionError", "Context", "Device", "DeviceAttr", "DeviceAttrEx", "FileMR",
     "GID", "GIDEntry", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr", "QPCap", "QPInitAttr", "RecvWR",
     "SGE", "SendWR", "WC", "WC_DTYPE", "get_device_list", "wc_status_to_str",
-    *(name for name in vars(enums) if name.startswith("IBV_")),
+    *(name for name in vars(enums) if name.startswith(("IBV_", "ACCESS_"))),
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from unpinned.verbs.pd import PD
 
 REMOTE = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
 WRITING = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC
-_RIGHTS = WRITING | REMOTE
+_RIGHTS = WRITING | REMOTE | e.ACCESS_REMOTE_INVALIDATE
 _HINTS = e.IBV_ACCESS_HUGETLB | e.IBV_ACCESS_RELAXED_ORDERING | e.IBV_ACCESS_MW_BIND
 _DEFAULT = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_ON_DEMAND
 
@@ -39,7 +39,8 @@ class MR(Resource):
         length: bytes to allocate (memory that no stray copy can hit, see `unpinned.empty`), or a buffer: an
             array, memoryview, bytearray, mmap, ... It is kept alive until the region is closed. Or a
             `unpinned.host.memory.Mapping`, which the region then owns.
-        access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND.
+        access: IBV_ACCESS_*; None: LOCAL_WRITE (unless the buffer is read-only) and ON_DEMAND. With ACCESS_REMOTE_INVALIDATE the
+            peer may end the key by SEND with invalidate, until `rereg` makes it valid again.
         address: register ``length`` bytes there instead of allocating; keeping them mapped is the caller's task.
         implicit: the whole address space. A *length* only says what ``buf``, `read` and `write` mean then: that much memory
             allocated beside it, or what is at *address*.
