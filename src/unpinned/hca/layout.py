@@ -16,7 +16,6 @@ from typing import Final
 import numpy as np
 
 PSN_MASK: Final = 0xFFFFFF
-PSN_HALF: Final = 0x800000
 LENGTH_MAX: Final = 1 << 31  # longest message, bytes (IBTA: 2^31)
 SGE_MAX: Final = 16
 READ_RING: Final = 16  # outstanding READ/atomic requests of one QP, both ways
@@ -157,7 +156,6 @@ CQ_TAIL: Final = 4  # producer; read with acquire by pollers
 CQ_ARMED: Final = 5  # 0 no, 1 next completion, 2 next solicited
 CQ_EVENT: Final = 6  # 1: the engine owes an event
 CQ_FD: Final = 7  # eventfd of the completion channel or -1
-CQ_WAITERS: Final = 8  # pollers asleep on CQ_TAIL
 CQ_WORDS: Final = 12
 
 E_ID: Final = 0
@@ -372,10 +370,7 @@ K_LENGTH: Final = 1  # from the BTH on, without the ICRC
 K_SRC_HI: Final = 2
 K_SRC_LO: Final = 3
 K_PORT: Final = 4
-K_SEGMENT: Final = 5  # place in its GRO burst
-K_QP: Final = 6  # index of the QP record, 0 when dropped
-K_IDENT: Final = 7
-PACKET_WORDS: Final = 8
+PACKET_WORDS: Final = 8  # a line of the cache
 
 POOL_NEXT: Final = 0
 POOL_LENGTH: Final = 1
