@@ -9,10 +9,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "connect", "empty", "serve", "verbs"]
+__all__ = ["RawFile", "__version__", "connect", "empty", "serve", "verbs"]
 
 # Public name -> the module that holds it; a module that is public itself is its own home.
 _HOMES = {
+    "RawFile": "unpinned.remote",
     "connect": "unpinned.remote",
     "empty": "unpinned.remote",
     "serve": "unpinned.remote",

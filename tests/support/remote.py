@@ -57,13 +57,13 @@ class Owner:
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self.process, self.address = process, address
 
-    def do(self, line: str) -> None:
-        """Run *line* there to its end."""
+    def do(self, line: str, fails: str = "") -> None:
+        """Run *line* there to its end; to an error that begins so, if one is given."""
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         answer = _line(self.process)
-        assert answer == "done", answer
+        assert answer.startswith(f"failed {fails}") if fails else answer == "done", answer
 
     def value(self, expression: str) -> Any:
         """What *expression* is there (a plain number, text or list)."""

@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 
+import unpinned
 from unpinned import cli
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
@@ -137,6 +138,24 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(served, tmp_path):
     try:
         assert "No space left on device" in refused("get", f"{served['address']}/rows", "-o", small / "x.npy")
         assert not os.listdir(small)
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_full_disk_behind_a_served_file_is_a_sentence_and_the_owner_goes_on(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        with open(small / "sparse", "wb") as file:
+            file.truncate(64 << 20)
+        sparse = unpinned.RawFile(small / "sparse", "u1")
+        with unpinned.serve({"sparse": sparse, "other": np.arange(5)}, port=0, writable=["sparse"]) as server:
+            np.save(tmp_path / "long.npy", np.ones(64 << 20, "u1"))
+            assert "its disk is full" in refused("put", tmp_path / "long.npy", f"{server.address}/sparse")
+            with unpinned.connect(server.address) as client:
+                assert client["other"][3] == 3 and client["sparse"][0] == 1
     finally:
         subprocess.run(["umount", small], check=True)
 

@@ -34,7 +34,7 @@ def test_files_and_maps_of_every_kind(tmp_path, npy):
         "npy": npy,
         "fortran": str(tmp_path / "f.npy"),
         "none": tmp_path / "none.npy",
-        "raw": RawFile(raw, "f8", (-1, 64), 100),
+        "raw": unpinned.RawFile(raw, "f8", (-1, 64), 100),
         "whole": RawFile(raw, "u1"),
         "r": np.load(npy, mmap_mode="r"),
         "r+": np.load(npy, mmap_mode="r+"),

@@ -130,15 +130,30 @@ def drained(sock):
     [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\xff" * 5000, b"\0\0\0\0", M.LENGTH.pack(10) + b"not json!!",
         M.encode({"unpinned": 1}), M.encode({"unpinned": 99, "nonce": "x"}), M.LENGTH.pack(1000) + b"[" * 1000,
-        M.encode({"op": "open", "id": 1, "qps": []}),
+        M.encode({"op": "open", "id": 1, "qps": []}), M.encode({"unpinned": 1, "nonce": "\ud800"}),
     ],
 )  # fmt: skip
-def test_a_stranger_s_bytes_end_his_connection_only(server, junk):
+def test_a_stranger_s_bytes_end_his_connection_only(server, junk, capfd):
     with unpinned.connect(server.address) as client, dial(server) as stranger:
         stranger.sendall(junk)
         drained(stranger)
         assert client["t"][5, 5] == TABLE[5, 5]
     assert server.stats()["turned_away"] == 1
+    assert not capfd.readouterr().err
+
+
+def test_a_mistake_of_ours_does_not_end_the_service(server, capfd, monkeypatch):
+    seen = []
+
+    def mistake():
+        seen.append(1)
+        raise ValueError("seeded")
+
+    monkeypatch.setattr(server._regions, "look_after_files", mistake)
+    assert eventually(lambda: len(seen) > 1)
+    with unpinned.connect(server.address) as client:
+        assert client["t"][5, 5] == TABLE[5, 5]
+    assert "ValueError: seeded" in capfd.readouterr().err
 
 
 def test_silence_is_not_waited_for_for_ever():

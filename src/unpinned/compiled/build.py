@@ -9,6 +9,7 @@ A stamp file whose name covers all sources says that nothing is left to do: then
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import hashlib
@@ -77,6 +78,10 @@ UNUSED_DAYS = 30
 """Kernels of other versions are deleted when they have not been written for so long."""
 
 
+_REFUSED = "refused by the system: "
+"""How a worker's answer begins when the error is not the kernel's but the disk's; the number follows."""
+
+
 def ensure(
     entries: Sequence[tuple[str, str, str]] | None = None,
     *,
@@ -86,7 +91,8 @@ def ensure(
     """Compile what is not yet on disk; the number of entry points compiled or looked at (0: all was there).
 
     *say* gets lines of progress (default: to stderr, none when there is nothing to do). One process at a time
-    does the work; another waits and finds it done. Raises RuntimeError when a kernel does not compile.
+    does the work; another waits and finds it done. Raises RuntimeError when a kernel does not compile, OSError when it
+    cannot be kept.
     """
     chosen = list(ENTRY_POINTS if entries is None else entries)
     pieces = [(*part, "part") for part in PARTS if entries is None] + [(*entry, "whole") for entry in chosen]
@@ -193,6 +199,10 @@ class _Worker:
         assert self.current is not None
         module, function, letters, _ = self.entries[self.current]
         answer = self.answers.readline()
+        if answer.startswith(_REFUSED):
+            number = int(answer.removeprefix(_REFUSED))
+            text = f"kernels cannot be kept in {cache.root()}: {os.strerror(number)} (UNPINNED_CACHE_DIR names another folder)"
+            raise OSError(number, text)
         try:
             return float(answer), function
         except ValueError:
@@ -218,6 +228,8 @@ def work() -> None:
         began = time.monotonic()
         try:
             compile_entry(module, function, letters, form)
+        except OSError as error:
+            answer = f"{_REFUSED}{error.errno or errno.EIO}"
         except Exception as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
         else:

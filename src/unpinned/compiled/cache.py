@@ -238,5 +238,9 @@ def save(place: str, data: object) -> None:
     path = root() / place
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_bytes(dumps(data))
-    aside.replace(path)
+    try:
+        aside.write_bytes(dumps(data))
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # part of it, on a full disk
+        raise

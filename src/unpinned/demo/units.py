@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 CAUSES = (
     "unknown", "unmap", "remap", "discard", "reclaim", "migrate", "cow", "protect", "soft_dirty", "merge", "release",
@@ -31,13 +32,16 @@ def parse_size(text: str) -> int:
 
     >>> parse_size("2G") == 2 << 30, parse_size("1.5M")
     (True, 1572864)
+    >>> parse_size("two")
+    Traceback (most recent call last):
+    ValueError: 'two' is no size
     """
     number, factor = text.strip(), 1
     suffixes = {"K": 10, "M": 20, "G": 30, "T": 40}
     if number[-1:].upper() in suffixes:
         number, factor = number[:-1], 1 << suffixes[number[-1].upper()]
-    value = float(number) * factor
-    size = int(value) if math.isfinite(value) else 0
-    if size <= 0:
-        raise ValueError(f"{text!r} is no size")
-    return size
+    with suppress(ValueError):
+        value = float(number) * factor
+        if math.isfinite(value) and value >= 1:
+            return int(value)
+    raise ValueError(f"{text!r} is no size")

@@ -30,7 +30,9 @@ from unpinned.verbs.enums import (
 
 LANES_MAX = 8
 """Operations of one client that may be under way at once; more threads than that wait for their turn."""
-_UNEXPLAINED = "the owner's device refuses the access (its memory was unmapped or protected, or the file behind it shrank)"
+_UNEXPLAINED = (
+    "the owner's device refuses the access (its memory was unmapped or protected, the file behind it shrank, or its disk is full)"
+)
 
 
 class Client(Mapping[str, RemoteArray]):

@@ -56,6 +56,8 @@ class Link:
 
     def _shake_hands(self, token: str | None) -> M.Message:
         greeting = self._receive(CONNECT_S)
+        if "error" in greeting:
+            raise Refused(f"{self.address}: {str(greeting['error'])[:200]}")
         M.check_version(greeting)
         theirs, ours = M.text(greeting, "nonce", 128), M.nonce()
         if greeting.get("token") is not True and token is not None:

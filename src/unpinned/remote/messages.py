@@ -110,10 +110,10 @@ def number(message: Message, key: str, low: int, high: int) -> int:
 
 
 def text(message: Message, key: str, length_max: int) -> str:
-    """A string of a message, not longer than that. ProtocolError names it otherwise."""
+    """A printable string of a message, not longer than that. ProtocolError names it otherwise."""
     value = message.get(key)
-    if not isinstance(value, str) or len(value) > length_max:
-        raise ProtocolError(f"{key}: a text of at most {length_max} characters is needed")
+    if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
+        raise ProtocolError(f"{key}: a text of at most {length_max} printable characters is needed")
     return value
 
 

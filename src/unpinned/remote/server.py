@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import resource
 import selectors
 import socket
 import threading
@@ -17,12 +18,14 @@ import traceback
 import weakref
 from collections.abc import Collection
 from collections.abc import Mapping as Map
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from unpinned.host.recorder import Recorder
 from unpinned.host.udp import parse_address as resolve
 from unpinned.host.undisturbed import undisturbed
+from unpinned.remote import messages as M
 from unpinned.remote.addresses import DEFAULT_PORT, Address, has_port, is_loopback
 from unpinned.remote.admission import Admission, Limits
 from unpinned.remote.link import keep_alive
@@ -32,6 +35,8 @@ from unpinned.remote.visitor import State, Visitor
 from unpinned.verbs import Context
 
 TICK_S = 0.5
+DESCRIPTORS_KEPT = 64
+"""Of those that the process may open, so many (a quarter, if it may open few) are never a visitor's: the owner needs some, too."""
 TOKEN_BYTES_MIN = 8
 
 
@@ -58,6 +63,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
+        self._looked = time.monotonic()
         self._over = threading.Event()
         self._pid = os.getpid()
         host, port = listener.getsockname()[:2]
@@ -120,22 +126,29 @@ class Server:
     # ---- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        looked = time.monotonic()
         try:
             while not self._stopping:
-                now = time.monotonic()
-                if now - looked > TICK_S:
-                    self._regions.look_after_files()
-                    looked = now
-                self._expire(now)
-                self._listen(now)
-                for key, events in self._selector.select(self._sleep(now)):
-                    self._serve(key.fd, events)
+                try:
+                    self._turn()
+                except Exception:  # as in `_serve`; and not in a hurry, or it would be said without end
+                    traceback.print_exc()
+                    self._over.wait(TICK_S)
         finally:
             for connection in list(self._connections.values()):
                 self._end(connection)
             self._selector.close()
             self._listener.close()
+
+    def _turn(self) -> None:
+        """Serve who has something to say, and look after the files now and then."""
+        now = time.monotonic()
+        self._expire(now)
+        self._listen(now)
+        for key, events in self._selector.select(self._sleep(now)):
+            self._serve(key.fd, events)
+        if now - self._looked > TICK_S:
+            self._looked = now
+            self._regions.look_after_files()
 
     def _sleep(self, now: float) -> float:
         wait = self._admission.arrivals.wait(now)
@@ -175,6 +188,11 @@ class Server:
                 return  # nobody there any more, or no descriptor left: the next tick tries again
             self._counts["accepted"] += 1
             sock.setblocking(False)
+            if sock.fileno() >= _descriptors_max():
+                self._counts["turned_away"] += 1
+                with sock, suppress(OSError):
+                    sock.send(M.encode({"error": "the owner has no descriptors left for connections"}))
+                continue
             keep_alive(sock)
             host = str(peer[0]).partition("%")[0]
             connection = _Connection(sock, Visitor(self._regions, self._admission, self._token, host, now))
@@ -335,6 +353,12 @@ def _listen(host: str, port: int) -> socket.socket:
             raise OSError(errno.EADDRINUSE, f"TCP port {port} on {host} is in use: choose another port") from None
         raise OSError(error.errno, f"cannot listen on TCP port {port} of {host}: {error.strerror}") from None
     return listener
+
+
+def _descriptors_max() -> int:
+    """The first descriptor that no visitor gets: the kernel gives the lowest that is free, so those below are taken."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return allowed - min(DESCRIPTORS_KEPT, allowed // 4) if allowed > 0 else 1 << 31  # RLIM_INFINITY is -1
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()

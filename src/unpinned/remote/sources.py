@@ -34,6 +34,8 @@ from unpinned.verbs import (
 
 READING = IBV_ACCESS_ON_DEMAND | IBV_ACCESS_REMOTE_READ
 WRITING = READING | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC
+_OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""What an open fails with when we lack something: it says nothing of the file."""
 _FOR_A_RAW_ONE = "; for a raw one give dtype and shape (RawFile, --dtype)"
 
 
@@ -77,6 +79,8 @@ class Guard:
                 if file.read(len(self.header)) != self.header:
                     return f"the file {self.path} was overwritten while it was served"
         except OSError as error:
+            if error.errno in _OUR_OWN:
+                return ""
             return f"the file {self.path} cannot be opened any more ({error.strerror})"
         return ""
 

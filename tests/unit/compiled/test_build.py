@@ -1,6 +1,8 @@
 """The compile driver: everything once, in several processes, and clear words when it fails."""
 
+import errno
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,19 @@ def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RuntimeError, match=r"libc\.sys_read\(w\) does not compile: TypeError"):
         build.ensure(WRONG, say=lambda line: None)
     assert not list(tmp_path.glob("complete-*"))
+
+
+@pytest.mark.compiled_only
+def test_a_full_disk_is_an_error_of_the_system_that_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cache, "root", lambda: tmp_path)
+    limited = f"ulimit -f 1; trap '' XFSZ; exec {sys.executable}"  # no file may be long, and a process hears of it as an error
+    monkeypatch.setattr(build.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "python").write_text(f'#!/bin/sh\n{limited} "$@"\n')
+    (tmp_path / "python").chmod(0o700)
+    with pytest.raises(OSError, match=f"cannot be kept in {tmp_path}: File too large .UNPINNED_CACHE_DIR") as caught:
+        build.ensure(ENTRIES, say=lambda line: None)
+    assert caught.value.errno == errno.EFBIG
+    assert not [path for path in tmp_path.rglob("*") if ".nbc." in path.name or path.name.startswith("complete-")]
 
 
 @pytest.mark.compiled_only
