@@ -49,7 +49,7 @@ def serving(*words, cwd):
     text = ""
     deadline = time.monotonic() + 90
     try:
-        while not text.endswith("\n}\n"):
+        while not text.endswith("\n"):
             assert select.select([process.stdout], [], [], deadline - time.monotonic())[0], text
             chunk = os.read(process.stdout.fileno(), 4096).decode()
             assert chunk, process.stderr.read()
@@ -196,6 +196,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(folder, tmp_path):
     assert "two files are called 'rows'" in refused("serve", "rows.npy", "raw.bin:rows", cwd=folder)
     assert "a token is needed" in refused("serve", "rows.npy", "--address", "192.0.2.1", cwd=folder)
     assert "--dtype" in refused("serve", "rows.npy", "--shape", "3", cwd=folder)
+    assert "--dtype is for raw files, and none is named" in refused("serve", "rows.npy", "--dtype", "f4", cwd=folder)
     assert "'raw': 'f99' is no dtype" in refused("serve", "raw.bin", "--dtype", "f99", cwd=folder)
     assert "rows.npy holds no token" in refused("serve", "rows.npy", "--token-file", "rows.npy", cwd=folder)
     assert ". is a folder" in refused("serve", ".", cwd=folder)

@@ -5,10 +5,11 @@ import sys
 from typing import Any
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """Print ``document`` on stdout; NumPy scalars and arrays become numbers and lists."""
-    json.dump(document, sys.stdout, indent=2, default=_plain)
+def print_json(document: dict[str, Any], line: bool = False) -> None:
+    """Print ``document`` on stdout, at once; NumPy scalars and arrays become numbers and lists. *line*: on one, to be read as such."""
+    json.dump(document, sys.stdout, indent=None if line else 2, default=_plain)
     sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("-a", "--all", action="store_true", help="all sizes from 2 bytes to 8 MiB")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("-n", "--iters", type=int, default=1000, metavar="N", help="messages (1000)")
-    length.add_argument("-D", "--duration", type=float, default=0.0, metavar="S", help="or: for so many seconds")
+    length.add_argument("-D", "--duration", type=float, metavar="S", help="or: for so many seconds")
     parser.add_argument("-t", "--tx-depth", type=int, default=128, metavar="N", help="messages under way (128)")
     parser.add_argument("-q", "--qp", type=int, default=1, metavar="N", help="queue pairs (1)")
     parser.add_argument("-m", "--mtu", type=int, default=0, metavar="BYTES", help="path MTU, 256 to 4096 (largest)")
@@ -85,9 +85,11 @@ def _options(arguments: argparse.Namespace) -> Any:
     from unpinned.cli import CommandError
     from unpinned.perf.options import Options, default_size, parse_size
 
+    if arguments.duration is not None and not arguments.duration > 0:
+        raise CommandError("duration: must be more than 0 seconds")
     try:
         size = parse_size(arguments.size) if arguments.size else default_size(arguments.test)
-        return Options(arguments.test, size, arguments.iters, arguments.duration, arguments.tx_depth, arguments.qp,
+        return Options(arguments.test, size, arguments.iters, arguments.duration or 0.0, arguments.tx_depth, arguments.qp,
                        arguments.mtu, arguments.all, arguments.memory or "odp")  # fmt: skip
     except ValueError as error:
         raise CommandError(str(error)) from None

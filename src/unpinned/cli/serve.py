@@ -91,6 +91,8 @@ def _files(arguments: argparse.Namespace) -> dict[str, Any]:
             raise CommandError(f"two files are called {name!r}: name one of them, {word}:OTHER")
         raw = arguments.dtype is not None and not path.endswith(".npy")
         found[name] = RawFile(path, arguments.dtype, arguments.shape, arguments.offset) if raw else path
+    if arguments.dtype is not None and not any(isinstance(file, RawFile) for file in found.values()):
+        raise CommandError("--dtype is for raw files, and none is named: a .npy file has its own")
     return found
 
 
@@ -105,16 +107,14 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _announce(stats: dict[str, Any], arguments: argparse.Namespace) -> None:
-    import sys
-
     from unpinned.cli._output import print_json
     from unpinned.cli._remote import size
 
     where, arrays = stats["address"], stats["arrays"]
     if arguments.json:
-        print_json({"address": where, "arrays": {name: {key: about[key] for key in ("shape", "dtype", "bytes", "writable")}
-                                                 for name, about in arrays.items()}})  # fmt: skip
-        sys.stdout.flush()
+        keys = ("shape", "dtype", "bytes", "writable")
+        found = {name: {key: about[key] for key in keys} for name, about in arrays.items()}
+        print_json({"address": where, "arrays": found}, line=True)  # stdout stays open: who started this reads a line
         return
     width = min(30, max(len(name) for name in arrays))
     print(f"serving on {where}")

@@ -47,6 +47,7 @@ def test_perftest_s_options_mean_what_they_do_there():
         (("write_bw", "-p", "65536"), "port: must be an integer between 0 and 65535, not 65536"),
         (("write_bw", "127.0.0.1", "-p", "-1"), "port: must be"),
         (("read_bw", "-s", "0"), "size"),  # of a server
+        (("read_bw", "--loopback", "-D", "0"), "duration: must be more than 0 seconds"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_it(words, named):
