@@ -279,7 +279,7 @@ def poll(device: Device, cq: int, limit: int, timeout_ns: int, out: Words) -> in
 
 
 def post(device: Device, q: int, staged: Words, count: int, receive: bool) -> int:
-    """Post ``count`` work requests staged at the queue's stride; how many the queue took."""
+    """Post ``count`` work requests staged at the queue's stride; how many the queue took, -1 when the queue pair is closed."""
     return int(enter(device.e, E.MODE_POST, q, int(receive), count, staged))
 
 

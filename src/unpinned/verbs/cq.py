@@ -306,11 +306,12 @@ class CQ(Resource):
         return self._take(words, words.size // L.CQE_WORDS, _nanoseconds(timeout))
 
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
-        queue = self._queue
         while True:
+            # First the record, then whether it is open: who closes it, another thread, perhaps in between, has the reverse order.
+            cq = self._queue.cq
             device = self.device
             # In slices: Python's signal handlers run in between, and another thread may close the queue.
-            got = poll(device, queue.cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
+            got = poll(device, cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
             timeout_ns -= WAIT_SLICE_NS
             if got or timeout_ns <= 0:
                 return got
