@@ -33,6 +33,37 @@ def test_exit_with_everything_open(end):
     assert run(f"{end}\nprint('fine')\n").startswith("fine")
 
 
+def test_what_closes_or_opens_at_the_very_end_of_the_interpreter():
+    """Objects whose ``__del__`` is called then may close their contexts, or try to make more: a thread begun then never runs."""
+    printed = run("""
+from unpinned.host.owned import empty
+class Late:
+    def __del__(self, a=a, b=b, makes=(v.Context, lambda empty=empty: empty(1 << 20)), write=os.write):
+        a.context.close()
+        b.context.close()
+        for make in makes:
+            try:
+                make()
+                write(1, b"made,")
+            except OSError as error:
+                write(1, b"refused,")
+        write(1, b"closed")
+late = Late()
+""")
+    assert printed == "refused,made,closed"
+
+
+def test_a_context_opened_by_what_interrupts_the_control_plane():
+    """A signal handler, or a finalizer, that runs in the middle of a step has its thread's lock; another thread would wait for it."""
+    assert run("""
+from unpinned.host import process
+with process.control:
+    with v.Context() as c:
+        v.MR(v.PD(c), 4096)
+print("opened")
+""") == "opened\n"
+
+
 def test_exit_by_an_exception_and_by_a_signal():
     for last, status in (("raise SystemExit(3)", 3), ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", -signal.SIGTERM)):
         code = SETUP + "threading.Thread(target=hammer, daemon=True).start(); time.sleep(0.1)\n" + last

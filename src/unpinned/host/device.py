@@ -16,6 +16,7 @@ import itertools
 import os
 import time
 from pathlib import Path
+from sys import is_finalizing
 from typing import Any
 
 import numpy as np
@@ -244,8 +245,12 @@ def open_device(address: str | None = None, port: int = ROCE_PORT) -> Use:
     Raises:
         OSError: the address is taken by another process, or is not ours.
     """
+    if is_finalizing():
+        raise OSError(errno.EAGAIN, "the interpreter is shutting down: no thread for a device can begin")
     _compile()
     process.settle()
+    if process.control._is_owned():  # type: ignore[attr-defined]  # by what a signal handler, which is calling, interrupts
+        return _open(address, port)
     try:
         return undisturbed(lambda: _open(address, port))
     except OSError as error:

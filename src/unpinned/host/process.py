@@ -224,9 +224,13 @@ class KernelThread:
     """
 
     def __init__(self, owner: object, kernel: Callable[..., Any], *arguments: Any) -> None:
+        """OSError EAGAIN when there is no room for a thread."""
         self._over = _thread.allocate_lock()
         self._over.acquire()
-        _thread.start_new_thread(self._run, (owner, kernel, arguments))
+        try:
+            _thread.start_new_thread(self._run, (owner, kernel, arguments))
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"no thread for the device: {error} (RLIMIT_NPROC, RLIMIT_AS, pids.max)") from None
 
     def _run(self, owner: object, kernel: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import threading
 from collections.abc import Callable
+from sys import is_finalizing  # by its name: at the very end modules are empty
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,8 +20,11 @@ def undisturbed(make: Callable[[], T], undo: Callable[[T], object] | None = None
 
     A handler that raises here meanwhile (Ctrl-C) does not stop it: what it makes is undone when it is there, by *undo*, or because it
     ends itself when nobody holds it. Not for finalizers: they run inside locks that *make* may need.
+
+    At the end of the interpreter, when objects that still live have their ``__del__`` called, it is done here: a thread begun then
+    never gets the GIL.
     """
-    if threading.get_ident() != threading.main_thread().ident:
+    if is_finalizing() or threading.get_ident() != threading.main_thread().ident:
         return make()
     made: list[T] = []
     failed: list[BaseException] = []
