@@ -243,12 +243,19 @@ def open_device(address: str | None = None, port: int = ROCE_PORT) -> Use:
     """The process's device on ``address`` (None: a free loopback address), opened at first use.
 
     Raises:
-        OSError: the address is taken by another process, or is not ours.
+        OSError: the address is taken by another process, or is not ours; ENOMEM, EAGAIN or EMFILE: no memory, thread or descriptor.
     """
     if is_finalizing():
         raise OSError(errno.EAGAIN, "the interpreter is shutting down: no thread for a device can begin")
     _compile()
     process.settle()
+    try:
+        return _open_or_await(address, port)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, f"no memory for a device: {error}") from None
+
+
+def _open_or_await(address: str | None, port: int) -> Use:
     if process.control._is_owned():  # type: ignore[attr-defined]  # by what a signal handler, which is calling, interrupts
         return _open(address, port)
     try:
