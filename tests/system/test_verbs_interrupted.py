@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,37 +32,6 @@ pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 )
 def test_exit_with_everything_open(end):
     assert run(f"{end}\nprint('fine')\n").startswith("fine")
-
-
-def test_what_closes_or_opens_at_the_very_end_of_the_interpreter():
-    """Objects whose ``__del__`` is called then may close their contexts, or try to make more: a thread begun then never runs."""
-    printed = run("""
-from unpinned.host.owned import empty
-class Late:
-    def __del__(self, a=a, b=b, makes=(v.Context, lambda empty=empty: empty(1 << 20)), write=os.write):
-        a.context.close()
-        b.context.close()
-        for make in makes:
-            try:
-                make()
-                write(1, b"made,")
-            except OSError as error:
-                write(1, b"refused,")
-        write(1, b"closed")
-late = Late()
-""")
-    assert printed == "refused,made,closed"
-
-
-def test_a_context_opened_by_what_interrupts_the_control_plane():
-    """A signal handler, or a finalizer, that runs in the middle of a step has its thread's lock; another thread would wait for it."""
-    assert run("""
-from unpinned.host import process
-with process.control:
-    with v.Context() as c:
-        v.MR(v.PD(c), 4096)
-print("opened")
-""") == "opened\n"
 
 
 def test_exit_by_an_exception_and_by_a_signal():
@@ -378,6 +348,33 @@ assert reached(place)
 print("fine")
 """)
     assert printed == "fine\n"
+
+
+@pytest.mark.parametrize("work", ["v.MR(a.pd, buffer).close()", "v.FileMR(a.pd, path).close()"])
+def test_the_mapping_of_a_region_whose_opening_ctrl_c_interrupts_goes(work: str, tmp_path: Path) -> None:
+    """It is ours, made before there is a region that could close it; and it keeps the file's space."""
+    (tmp_path / "memory").write_bytes(bytes(1 << 16))
+    printed = run(f"""
+path = {str(tmp_path / "memory")!r}
+with open(path, "r+b") as file:
+    buffer = mmap.mmap(file.fileno(), 0)
+{INTERRUPTED_EVERYWHERE}
+from unpinned.host import process
+def mapped():
+    process.settle()
+    with open("/proc/self/maps") as maps:
+        return sum(path in line for line in maps)
+def work():
+    {work}
+work()
+assert mapped() == 1
+at = 1
+while interrupted(work, at):
+    assert mapped() == 1, at
+    at += 1
+print("fine", at > 100)
+""")
+    assert printed == "fine True\n"
 
 
 def test_two_that_close_each_other_s_things_from_finalizers_both_end():

@@ -1,4 +1,5 @@
-"""Closed by another thread between the look at whether it is open and its use: nothing of the device's changes."""
+"""Closed or opened at odd moments: by another thread between the look at whether it is open and its use, in the middle of a step, at
+the end of the interpreter."""
 
 import errno
 import threading
@@ -6,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from support.scripts import run
 from support.verbs import pair
 from unpinned import verbs as v
 from unpinned.hca import layout as L
@@ -87,3 +89,34 @@ def test_a_queue_pair_that_is_closed_as_it_is_posted_to_takes_nothing(use):
         assert refused.value.errno == refused.value.error_code == errno.ENODEV
         assert qp.heir._pair.rings == rings, "the test needs them to be taken again"
         assert (qp._device.h[rings[0][0] :] == qp.before).all()
+
+
+def test_what_closes_or_opens_at_the_very_end_of_the_interpreter():
+    """Objects whose ``__del__`` is called then may close their contexts, or try to make more: a thread begun then never runs."""
+    printed = run("""
+from unpinned.host.owned import empty
+class Late:
+    def __del__(self, a=a, b=b, makes=(v.Context, lambda empty=empty: empty(1 << 20)), write=os.write):
+        a.context.close()
+        b.context.close()
+        for make in makes:
+            try:
+                make()
+                write(1, b"made,")
+            except OSError as error:
+                write(1, b"refused,")
+        write(1, b"closed")
+late = Late()
+""")
+    assert printed == "refused,made,closed"
+
+
+def test_a_context_opened_by_what_interrupts_the_control_plane():
+    """A signal handler, or a finalizer, that runs in the middle of a step has its thread's lock; another thread would wait for it."""
+    assert run("""
+from unpinned.host import process
+with process.control:
+    with v.Context() as c:
+        v.MR(v.PD(c), 4096)
+print("opened")
+""") == "opened\n"
