@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -348,33 +347,6 @@ assert reached(place)
 print("fine")
 """)
     assert printed == "fine\n"
-
-
-@pytest.mark.parametrize("work", ["v.MR(a.pd, buffer).close()", "v.FileMR(a.pd, path).close()"])
-def test_the_mapping_of_a_region_whose_opening_ctrl_c_interrupts_goes(work: str, tmp_path: Path) -> None:
-    """It is ours, made before there is a region that could close it; and it keeps the file's space."""
-    (tmp_path / "memory").write_bytes(bytes(1 << 16))
-    printed = run(f"""
-path = {str(tmp_path / "memory")!r}
-with open(path, "r+b") as file:
-    buffer = mmap.mmap(file.fileno(), 0)
-{INTERRUPTED_EVERYWHERE}
-from unpinned.host import process
-def mapped():
-    process.settle()
-    with open("/proc/self/maps") as maps:
-        return sum(path in line for line in maps)
-def work():
-    {work}
-work()
-assert mapped() == 1
-at = 1
-while interrupted(work, at):
-    assert mapped() == 1, at
-    at += 1
-print("fine", at > 100)
-""")
-    assert printed == "fine True\n"
 
 
 def test_two_that_close_each_other_s_things_from_finalizers_both_end():

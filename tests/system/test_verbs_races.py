@@ -1,13 +1,14 @@
-"""Closed or opened at odd moments: by another thread between the look at whether it is open and its use, in the middle of a step, at
-the end of the interpreter."""
+"""Closed or opened at odd moments: by another thread between the look at whether it is open and its use, in the middle of a step, where
+Ctrl-C falls, at the end of the interpreter."""
 
 import errno
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support.scripts import run
+from support.scripts import INTERRUPTED_EVERYWHERE, run
 from support.verbs import pair
 from unpinned import verbs as v
 from unpinned.hca import layout as L
@@ -120,3 +121,30 @@ with process.control:
         v.MR(v.PD(c), 4096)
 print("opened")
 """) == "opened\n"
+
+
+@pytest.mark.parametrize("work", ["v.MR(a.pd, buffer).close()", "v.FileMR(a.pd, path).close()"])
+def test_the_mapping_of_a_region_whose_opening_ctrl_c_interrupts_goes(work: str, tmp_path: Path) -> None:
+    """It is ours, made before there is a region that could close it; and it keeps the file's space."""
+    (tmp_path / "memory").write_bytes(bytes(1 << 16))
+    printed = run(f"""
+path = {str(tmp_path / "memory")!r}
+with open(path, "r+b") as file:
+    buffer = mmap.mmap(file.fileno(), 0)
+{INTERRUPTED_EVERYWHERE}
+from unpinned.host import process
+def mapped():
+    process.settle()
+    with open("/proc/self/maps") as maps:
+        return sum(path in line for line in maps)
+def work():
+    {work}
+work()
+assert mapped() == 1
+at = 1
+while interrupted(work, at):
+    assert mapped() == 1, at
+    at += 1
+print("fine", at > 100)
+""")
+    assert printed == "fine True\n"

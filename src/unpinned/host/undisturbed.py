@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from sys import is_finalizing  # by its name: at the very end modules are empty
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.2
@@ -41,10 +41,10 @@ def undisturbed(make: Callable[[], T], undo: Callable[[T], object] | None = None
     done: list[bool] = []
     over = _thread.allocate_lock()
     over.acquire()
-    arguments: tuple[Sign, ...] = (Sign(),)
+    arguments: tuple[Any, ...] = (Sign(),)
     gone = weakref.ref(arguments[0])
 
-    def run(_: Sign) -> None:
+    def run(_: object) -> None:
         try:
             made.append(make())
             if unwanted and undo is not None:
