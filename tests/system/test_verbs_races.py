@@ -2,6 +2,8 @@
 Ctrl-C falls, at the end of the interpreter."""
 
 import errno
+import mmap
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from support.scripts import INTERRUPTED_EVERYWHERE, run
 from support.verbs import pair
 from unpinned import verbs as v
 from unpinned.hca import layout as L
+from unpinned.host import system
 
 pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 
@@ -148,3 +151,33 @@ while interrupted(work, at):
 print("fine", at > 100)
 """)
     assert printed == "fine True\n"
+
+
+def test_what_is_left_of_memory_is_watched_no_more_once_its_region_is_closed():
+    """Also where a mapping that cannot be watched has come into its middle: the kernel then refuses to let go of the whole range."""
+    size, flags = 16 * mmap.PAGESIZE, system.MAP_PRIVATE | system.MAP_FIXED
+    with pair() as (a, _), open(sys.executable, "rb") as program:
+        start = system.map_anonymous(size)
+        try:
+            mr = v.MR(a.pd, size, None, start)
+            if mr.unnotified:
+                pytest.skip(mr.unnotified)
+            middle = start + size // 2
+            assert system._mmap(middle, mmap.PAGESIZE, system.PROT_READ, flags, program.fileno(), 0) == middle
+            assert watched(start, start + size) == size // mmap.PAGESIZE - 1
+            mr.close()
+            assert watched(start, start + size) == 0
+        finally:
+            system.unmap(start, size)
+
+
+def watched(start: int, end: int) -> int:
+    """Pages of the range that a userfaultfd watches."""
+    low = high = pages = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head, *rest = line.split()
+        if not head.endswith(":"):
+            low, high = (min(max(int(word, 16), start), end) for word in head.split("-"))
+        elif head == "VmFlags:" and "uw" in rest:
+            pages += (high - low) // mmap.PAGESIZE
+    return pages
