@@ -176,3 +176,30 @@ def test_a_wait_in_a_thread_ends_when_the_queue_is_closed(ends):
 def test_without_a_channel_there_is_nothing_to_ask_for():
     with End.open().context as context, pytest.raises(ValueError, match="channel"):
         v.CQ(context, 8).req_notify()
+
+
+def test_who_awaits_an_event_is_told_that_the_channel_is_closed(ends):
+    """And what the loop watches under the number that was the channel's stays watched."""
+    channel = v.CompChannel(ends[0].context)
+    v.CQ(ends[0].context, 8, channel=channel).req_notify()
+
+    async def serve() -> list[int | None]:
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        waiting = [asyncio.ensure_future(channel.event()) for _ in range(2)]
+        await asyncio.sleep(0)
+        was = channel.fd
+        reader, writer = os.pipe()
+        channel.close()
+        os.dup2(reader, was)
+        loop.add_reader(was, heard.set)
+        try:
+            outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE)
+            os.write(writer, b"x")
+            await asyncio.wait_for(heard.wait(), PATIENCE)
+            return [error.errno for error in outcomes if isinstance(error, OSError)]
+        finally:
+            loop.remove_reader(was)
+            for fd in (reader, writer, was):
+                os.close(fd)
+
+    assert asyncio.run(serve()) == [errno.ENODEV] * 2

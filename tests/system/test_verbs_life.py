@@ -261,6 +261,41 @@ print(failures)
     assert int(printed) >= 4
 
 
+def test_a_context_that_finds_no_memory_or_no_thread_says_so_and_leaves_none():
+    """Wherever memory ends, also in the first instruction of a thread that should open it."""
+    printed = run("""
+import resource, errno
+from pathlib import Path
+from support.leaks import holdings, leaked
+a.context.close()
+b.context.close()
+before, nolimit = holdings(), resource.RLIM_INFINITY
+refusals = set()
+def attempt():
+    try:
+        v.Context().close()
+        return True
+    except OSError as error:
+        refusals.add(errno.errorcode[error.errno])
+for room in [*range(0, 256, 8), *range(256, 1280, 64), None]:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (nolimit if room is None else used + (room << 20), nolimit))
+    opened = attempt()
+assert opened
+resource.setrlimit(resource.RLIMIT_AS, (nolimit, nolimit))
+assert not leaked(before), leaked(before)
+if os.geteuid() == 0:  # whom the limit does not hold
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+assert not attempt()
+assert not leaked(before), leaked(before)
+print(sorted(refusals))
+""")
+    assert printed == "['EAGAIN', 'ENOMEM']\n"
+
+
 def test_munmap_with_the_gil_held_beside_the_control_plane():
     """NumPy frees large arrays holding the GIL; registering and closing in another thread must not be in its way."""
     printed = run("""

@@ -16,6 +16,7 @@ import itertools
 import os
 import time
 from pathlib import Path
+from sys import is_finalizing
 from typing import Any
 
 import numpy as np
@@ -242,10 +243,21 @@ def open_device(address: str | None = None, port: int = ROCE_PORT) -> Use:
     """The process's device on ``address`` (None: a free loopback address), opened at first use.
 
     Raises:
-        OSError: the address is taken by another process, or is not ours.
+        OSError: the address is taken by another process, or is not ours; ENOMEM, EAGAIN or EMFILE: no memory, thread or descriptor.
     """
+    if is_finalizing():
+        raise OSError(errno.EAGAIN, "the interpreter is shutting down: no thread for a device can begin")
     _compile()
     process.settle()
+    try:
+        return _open_or_await(address, port)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, f"no memory for a device: {error}") from None
+
+
+def _open_or_await(address: str | None, port: int) -> Use:
+    if process.control._is_owned():  # type: ignore[attr-defined]  # by what a signal handler, which is calling, interrupts
+        return _open(address, port)
     try:
         return undisturbed(lambda: _open(address, port))
     except OSError as error:
@@ -279,7 +291,7 @@ def poll(device: Device, cq: int, limit: int, timeout_ns: int, out: Words) -> in
 
 
 def post(device: Device, q: int, staged: Words, count: int, receive: bool) -> int:
-    """Post ``count`` work requests staged at the queue's stride; how many the queue took."""
+    """Post ``count`` work requests staged at the queue's stride; how many the queue took, -1 when the queue pair is closed."""
     return int(enter(device.e, E.MODE_POST, q, int(receive), count, staged))
 
 

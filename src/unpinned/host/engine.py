@@ -218,11 +218,14 @@ def poll(e, h, p, b, u, c, m, solver, cq, limit, timeout_ns, out):
 
 @kernel
 def post(e, h, q, receive, count, work):
-    """Copy ``count`` staged work requests to the QP's queue: how many fitted; -1 when the QP takes none.
+    """Copy ``count`` staged work requests to the QP's queue: how many fitted; -1 when the QP is gone, and its rings perhaps another's.
 
     Each is staged in ``work`` at the queue's stride.
     """
     lock(e, E.E_LOCK)
+    if h[q + L.QP_STATE] == L.QPS_FREE:
+        unlock(e, E.E_LOCK)
+        return -1
     done = 0
     ring = q + (L.QP_RQ_RING if receive else L.QP_SQ_RING)
     head = q + (L.QP_RQ_HEAD if receive else L.QP_SQ_HEAD)

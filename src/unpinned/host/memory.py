@@ -29,11 +29,13 @@ import itertools
 import os
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from unpinned.host import owned, system
+from unpinned.host import endings, owned, system
 from unpinned.host.pagemap import populate
 from unpinned.host.ranges import Range, RangeOwners
+from unpinned.host.undisturbed import undisturbed
 from unpinned.host.userfaultfd import Userfaultfd
 from unpinned.host.vmas import Vma, covered, vmas
 from unpinned.paging import layout as P
@@ -59,6 +61,27 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Place:
+    """A mapping of our own: gone with `close`, or when nobody holds this any more. Forked children do not have it."""
+
+    __slots__ = ("__weakref__", "_ending", "end", "start")
+
+    def __init__(self, start: int, length: int) -> None:
+        self.start, self.end = start, start + length
+        self._ending = endings.at_end(self, own=[(system.munmap, start, length)])
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._ending.carry_on()
+
+
+def _mapped(make: Callable[[], int], length: int) -> Place:
+    """What *make* maps. Call it where `undisturbed`: nobody else knows of it yet."""
+    place = Place(make(), length)
+    system.keep_from_children(place.start, length)
+    return place
 
 
 @dataclass
@@ -88,7 +111,8 @@ class Mapping:
     """Keeps the memory alive."""
     _number: int = field(default_factory=itertools.count(1).__next__)
     """What it is known by where several mappings ask for the same pages."""
-    _alias: Range | None = None
+    _place: Place | None = None
+    """Of an ALIAS or a FILE: where our own mapping is."""
     _locked: Range | None = None
     _watching: Userfaultfd | None = None
     _pid: int = field(default_factory=os.getpid)
@@ -100,8 +124,8 @@ class Mapping:
 
     def watch(self, source: Userfaultfd) -> str:
         """Ask for the events of `notify`; "" or the reason why there will be none (also in `unnotified`)."""
-        if self._alias is not None:
-            source.forget(*self._alias)  # an alias of a range that is watched already is born watched
+        if self._place is not None:
+            source.forget(self._place.start, self._place.end)  # an alias of a range that is watched already is born watched
         self._watching = source  # first: who is interrupted in here undoes it
         for start, end in self.notify:
             self.unnotified = source.register(start, end, self._number)
@@ -146,13 +170,11 @@ class Mapping:
 
     def close(self) -> None:
         """Unwatch, unlock and unmap what is ours; idempotent. A forked child only forgets: its copy was never made."""
-        here = self._pid == os.getpid()
-        if here:
+        if self._pid == os.getpid():
             self.unwatch()
             self.unlock()
-        mine, self._alias = self._alias, None
-        if mine is not None and here:  # what is called is C's: no signal handler comes between
-            system.munmap(mine[0], mine[1] - mine[0])
+        if self._place is not None:
+            self._place.close()
         self.owner = None
 
 
@@ -185,7 +207,10 @@ def map_file(path: str | os.PathLike[str], writable: bool, offset: int = 0, leng
     A file that shrinks later gives EFAULT at the copies, one that is replaced goes on as it was.
     OSError: what open and mmap say; EINVAL when it is no regular file or the range is empty or past its end.
     """
-    name = os.fspath(path)
+    return undisturbed(lambda: _map_file(os.fspath(path), writable, offset, length))
+
+
+def _map_file(name: str, writable: bool, offset: int, length: int | None) -> Mapping:
     fd = os.open(name, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(fd)
@@ -196,15 +221,14 @@ def map_file(path: str | os.PathLike[str], writable: bool, offset: int = 0, leng
             raise OSError(errno.EINVAL, f"has {status.st_size} bytes, not {length} at {offset}", name)
         first = system.page_floor(offset)
         size = system.page_ceil(offset + length) - first
-        base = system.map_shared(fd, size, writable, first)
+        place = _mapped(lambda: system.map_shared(fd, size, writable, first), size)
     finally:
         os.close(fd)
-    system.keep_from_children(base, size)
+    base = place.start
     system.advise(base, size, system.MADV_RANDOM)  # a page is a page: the device reads ahead by what the wire asks for
     at = base + offset - first
     ours = writable or status.st_uid == os.geteuid() or os.access(name, os.W_OK)
-    alias = (base, base + size)
-    return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, file_may_be_asked=ours, _alias=alias)
+    return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, file_may_be_asked=ours, _place=place)
 
 
 def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> None:
@@ -219,13 +243,13 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
             mapping.file = holder.block.device_base + holder.block.fd
         return
     try:
-        base = system.alias(start, end - start)
+        place = undisturbed(lambda: _mapped(lambda: system.alias(start, end - start), end - start))
     except OSError:
         return  # a device's memory, say
-    system.keep_from_children(base, end - start)
+    base = place.start
     mapping.kind, mapping.path = Kind.ALIAS, P.PATH_PROCESS_VM
     mapping.file_may_be_asked = all(vma.writable for vma in found)
-    mapping._alias = (base, base + end - start)
+    mapping._place = place
     mapping.table_base = base + mapping.address - start
     usable = all(vma.readable and (vma.writable or not mapping.writable) for vma in found)
     if usable and _end_is_fixed(found[0], offset + end - start, base + end - start):

@@ -33,6 +33,7 @@ from unpinned.host import engine_words as E
 from unpinned.host.control import DONE, end_notifier, leave_device, serve_device
 from unpinned.host.notify import notify
 from unpinned.host.system import SHORTAGES
+from unpinned.host.undisturbed import LOOK_SECONDS, Sign
 from unpinned.host.userfaultfd import Userfaultfd, notify_scratch
 
 if TYPE_CHECKING:
@@ -224,22 +225,31 @@ class KernelThread:
     """
 
     def __init__(self, owner: object, kernel: Callable[..., Any], *arguments: Any) -> None:
+        """OSError EAGAIN when there is no room for a thread."""
         self._over = _thread.allocate_lock()
         self._over.acquire()
-        _thread.start_new_thread(self._run, (owner, kernel, arguments))
+        sign = Sign()
+        self._sign = weakref.ref(sign)
+        try:
+            _thread.start_new_thread(self._run, (owner, kernel, arguments, sign))
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"no thread for the device: {error} (RLIMIT_NPROC, RLIMIT_AS, pids.max)") from None
 
-    def _run(self, owner: object, kernel: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def _run(self, owner: object, kernel: Callable[..., Any], arguments: tuple[Any, ...], sign: Sign) -> None:
         try:
             kernel(*arguments)
         finally:
             self._over.release()
 
     def is_alive(self) -> bool:
-        return self._over.locked()
+        """False also for one that ended before its first line, for want of memory."""
+        return self._over.locked() and self._sign() is not None
 
-    def join(self, timeout: float = -1) -> None:
-        if self._over.acquire(timeout=timeout):
-            self._over.release()
+    def join(self, timeout: float | None = None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.is_alive() and (deadline is None or time.monotonic() < deadline):
+            if self._over.acquire(timeout=LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)):
+                self._over.release()
 
 
 def acquire_notifier() -> Notifier:

@@ -134,8 +134,11 @@ class Queues:
 
     def arm_cq(self, queue: Queue, solicited_only: bool) -> None:
         """Ask for an event on the queue's descriptor at its next completion."""
-        self._device.check()
-        control.arm_cq(self._device.e, queue.cq, 2 if solicited_only else 1)
+        with process.control:  # not while the queue leaves
+            self._device.check()
+            if queue.cq < 0:
+                raise OSError(errno.ENODEV, "the completion queue is closed")
+            control.arm_cq(self._device.e, queue.cq, 2 if solicited_only else 1)
 
     # ---- queue pairs -----------------------------------------------------------------------------------------------
 

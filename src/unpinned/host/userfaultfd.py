@@ -13,6 +13,7 @@ touch; what arrives are the events. Facts this file depends on (measured; see AR
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -29,6 +30,7 @@ from unpinned.host import layout as L
 from unpinned.host.layout import Words
 from unpinned.host.ranges import RangeOwners
 from unpinned.host.system import refusal
+from unpinned.host.vmas import vmas
 
 USER_MODE_ONLY = 1
 UFFDIO_API = 0xC018AA3F
@@ -169,10 +171,19 @@ class Userfaultfd:
 
     def forget(self, start: int, end: int) -> bool:
         """Stop watching [start, end), whoever asked for it (where a REMAP moved it, a tail that grew)."""
+        if self._forget(start, end):
+            return True
+        # Nothing is mapped there any more, or what cannot be watched (a file, say) is among it: then all of it is refused.
+        with contextlib.suppress(OSError):
+            found = vmas(start, end) if self.fd >= 0 else []
+            return sum(self._forget(max(start, vma.start), min(end, vma.end)) for vma in found) > 0  # all of them
+        return False
+
+    def _forget(self, start: int, end: int) -> bool:
         try:
             fcntl.ioctl(self.fd, UFFDIO_UNREGISTER, struct.pack("=QQ", start, end - start))
         except (OSError, ValueError):
-            return False  # unmapped meanwhile, or closed: nothing left to watch
+            return False
         return True
 
     def changing(self) -> bool:

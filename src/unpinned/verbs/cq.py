@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -195,19 +196,28 @@ class CompChannel(Resource):
             raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
 
+    def close(self) -> None:
+        """As for all; who waits for an event is told."""
+        if not self.closed:
+            self._open = False  # first: who wakes finds it closed
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._event.fd, 1)
+        super().close()
+
     async def event(self) -> CQ:
-        """The next event, without blocking the loop; one task at a time."""
+        """The next event, without blocking the loop. OSError ENODEV when the channel is closed meanwhile."""
         import asyncio  # late: it takes 50 ms
 
         loop = asyncio.get_running_loop()
         while (cq := self._take()) is None:
             readable = loop.create_future()
-            fd = self.fileno()
-            loop.add_reader(fd, _resolve, readable)
+            fd = os.dup(self.fileno())  # its own: when the channel is closed, the number may be another's before the loop hears of it
             try:
+                loop.add_reader(fd, _resolve, readable)
                 await readable
             finally:
                 loop.remove_reader(fd)
+                os.close(fd)
         return cq
 
     def __await__(self) -> Generator[Any, None, CQ]:
@@ -306,11 +316,12 @@ class CQ(Resource):
         return self._take(words, words.size // L.CQE_WORDS, _nanoseconds(timeout))
 
     def _take(self, words: NDArray[np.int64], count: int, timeout_ns: int) -> int:
-        queue = self._queue
         while True:
+            # First the record, then whether it is open: who closes it, another thread, perhaps in between, has the reverse order.
+            cq = self._queue.cq
             device = self.device
             # In slices: Python's signal handlers run in between, and another thread may close the queue.
-            got = poll(device, queue.cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
+            got = poll(device, cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
             timeout_ns -= WAIT_SLICE_NS
             if got or timeout_ns <= 0:
                 return got

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
 from unpinned.hca import setup
-from unpinned.host.device import Device, post
+from unpinned.host import device as engine
+from unpinned.host.device import Device
 from unpinned.host.owned import empty
 from unpinned.host.queues import QueuePair
 from unpinned.verbs import batch, states
@@ -241,7 +242,7 @@ class QP(Resource):
                 self._check_send(current)
                 inline = current._flags & e.IBV_SEND_INLINE
                 with self._turn:  # inline data lies beside the entry that its request gets
-                    taken = self._post_inline(current) if inline else post(device, self._q, current._words, 1, False)
+                    taken = self._post_inline(current) if inline else _post(device, self._q, current._words, 1, False)
                 if not taken:
                     raise refused(errno.ENOMEM, f"{self._name}: the send queue is full ({self._cap.max_send_wr})")
             except OSError:
@@ -281,7 +282,7 @@ class QP(Resource):
             address, key = self._stow(b"".join(peek(int(addr) & U64, int(size)) for addr, size, _ in pieces))
             words[L.W_NSGE] = 1
             words[L.W_SGE : L.W_SGE + L.SGE_WORDS] = (address, length, key)
-        return post(self._device, self._q, words, 1, False)
+        return _post(self._device, self._q, words, 1, False)
 
     def _stow(self, data: bytes) -> tuple[int, int]:
         """Put inline data beside the queue's next entry, which is free once its last request has completed: address, key."""
@@ -313,7 +314,7 @@ class QP(Resource):
                 instance("wr", current, RecvWR)
                 if current.num_sge > self._cap.max_recv_sge:
                     raise ArgumentError("num_sge", f"{current.num_sge}, the queue pair takes {self._cap.max_recv_sge}")
-                if not post(device, self._q, current._words, 1, True):
+                if not _post(device, self._q, current._words, 1, True):
                     raise refused(errno.ENOMEM, f"{self._name}: the receive queue is full ({self._cap.max_recv_wr})")
             except OSError:
                 if bad_wr is not None:
@@ -347,17 +348,25 @@ class QP(Resource):
         rows = batch.rows_of(wrs, count, self._stride)
         batch.check_sends(rows, self._cap.max_send_sge)
         with self._turn:
-            return post(device, self._q, rows.reshape(-1), len(rows), False)
+            return _post(device, self._q, rows.reshape(-1), len(rows), False)
 
     def post_recv_many(self, wrs: NDArray[Any], count: int | None = None) -> int:
         """Post the first *count* (all) of *wrs*, a contiguous array of `recv_dtype`; how many the queue took."""
         device = self._ready("post_recv_many", _RECEIVING)
         rows = batch.rows_of(wrs, count, self._recv_stride)
         batch.check_receives(rows, self._cap.max_recv_sge)
-        return post(device, self._q, rows.reshape(-1), len(rows), True)
+        return _post(device, self._q, rows.reshape(-1), len(rows), True)
 
     def __repr__(self) -> str:
         return f"<QP {self.qp_num:#x}, {'closed' if self.closed else self.state}>"
+
+
+def _post(device: Device, q: int, words: NDArray[np.int64], count: int, receive: bool) -> int:
+    """How many the queue took. ENODEV when another thread has closed the queue pair since it was looked at."""
+    taken = engine.post(device, q, words, count, receive)
+    if taken < 0:
+        raise closed(QP._what)
+    return taken
 
 
 def _leave(device: Device, pair: QueuePair, wait: bool) -> bool:

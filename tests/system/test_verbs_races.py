@@ -1,0 +1,183 @@
+"""Closed or opened at odd moments: by another thread between the look at whether it is open and its use, in the middle of a step, where
+Ctrl-C falls, at the end of the interpreter."""
+
+import errno
+import mmap
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.scripts import INTERRUPTED_EVERYWHERE, run
+from support.verbs import pair
+from unpinned import verbs as v
+from unpinned.hca import layout as L
+from unpinned.host import system
+
+pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
+
+
+class _ClosedMeanwhile:
+    """What another thread may do between the look at whether a queue is open and its use: close it, and open others."""
+
+    def strike(self) -> None:
+        thread = threading.Thread(target=self._closer)
+        thread.start()
+        thread.join()
+
+    def _closer(self) -> None:
+        self.close()
+        self.then()
+
+
+class _ClosingCQ(_ClosedMeanwhile, v.CQ):
+    due = False
+
+    def then(self) -> None:
+        """Nothing more."""
+
+    @property
+    def device(self):
+        found = super().device
+        if self.due:
+            self.due = False
+            self.strike()
+        return found
+
+
+@pytest.mark.parametrize("use", ["poll", "req_notify"])
+def test_a_completion_queue_that_is_closed_as_it_is_used_leaves_the_device_alone(use):
+    with pair() as (a, b):
+        cq = _ClosingCQ(a.context, 16, channel=v.CompChannel(a.context))
+        header = a.context.device.h[: L.H_CQ_COUNT].tolist()
+        cq.due = True
+        if use == "poll":
+            assert cq.poll() == (0, [])
+        else:
+            with pytest.raises(OSError, match="closed"):
+                cq.req_notify()
+        assert a.context.device.h[: L.H_CQ_COUNT].tolist() == header
+        b.receive(0, 8)
+        a.send(0, 8)
+        a.wait()
+
+
+class _ClosingQP(_ClosedMeanwhile, v.QP):
+    def _ready(self, *what):
+        found = super()._ready(*what)
+        self.strike()
+        return found
+
+    def then(self) -> None:
+        self.heir = v.QP(self.pd, v.QPInitAttr(scq=self.scq, rcq=self.rcq, cap=self._cap))
+        self.before = self._device.h[self.heir._pair.rings[0][0] :].copy()
+
+
+@pytest.mark.parametrize("use", ["post_send", "post_recv", "post_send_many", "post_recv_many"])
+def test_a_queue_pair_that_is_closed_as_it_is_posted_to_takes_nothing(use):
+    """Its rings are another's by then."""
+    with pair() as (a, b):
+        qp = _ClosingQP(a.pd, v.QPInitAttr(scq=a.cq, rcq=a.cq, cap=v.QPCap(max_send_wr=16, max_recv_wr=16)))
+        qp.connect(b.qp.info())
+        rings = qp._pair.rings
+        work = {
+            "post_send": v.SendWR(7, sg=a.piece(0, 8)),
+            "post_recv": v.RecvWR(7, sg=a.piece(0, 8)),
+            "post_send_many": np.ones(1, qp.send_dtype),
+            "post_recv_many": np.ones(1, qp.recv_dtype),
+        }[use]
+        with pytest.raises(OSError, match="closed") as refused:
+            getattr(qp, use)(work)
+        assert refused.value.errno == refused.value.error_code == errno.ENODEV
+        assert qp.heir._pair.rings == rings, "the test needs them to be taken again"
+        assert (qp._device.h[rings[0][0] :] == qp.before).all()
+
+
+def test_what_closes_or_opens_at_the_very_end_of_the_interpreter():
+    """Objects whose ``__del__`` is called then may close their contexts, or try to make more: a thread begun then never runs."""
+    printed = run("""
+from unpinned.host.owned import empty
+class Late:
+    def __del__(self, a=a, b=b, makes=(v.Context, lambda empty=empty: empty(1 << 20)), write=os.write):
+        a.context.close()
+        b.context.close()
+        for make in makes:
+            try:
+                make()
+                write(1, b"made,")
+            except OSError as error:
+                write(1, b"refused,")
+        write(1, b"closed")
+late = Late()
+""")
+    assert printed == "refused,made,closed"
+
+
+def test_a_context_opened_by_what_interrupts_the_control_plane():
+    """A signal handler, or a finalizer, that runs in the middle of a step has its thread's lock; another thread would wait for it."""
+    assert run("""
+from unpinned.host import process
+with process.control:
+    with v.Context() as c:
+        v.MR(v.PD(c), 4096)
+print("opened")
+""") == "opened\n"
+
+
+@pytest.mark.parametrize("work", ["v.MR(a.pd, buffer).close()", "v.FileMR(a.pd, path).close()"])
+def test_the_mapping_of_a_region_whose_opening_ctrl_c_interrupts_goes(work: str, tmp_path: Path) -> None:
+    """It is ours, made before there is a region that could close it; and it keeps the file's space."""
+    (tmp_path / "memory").write_bytes(bytes(1 << 16))
+    printed = run(f"""
+path = {str(tmp_path / "memory")!r}
+with open(path, "r+b") as file:
+    buffer = mmap.mmap(file.fileno(), 0)
+{INTERRUPTED_EVERYWHERE}
+from unpinned.host import process
+def mapped():
+    process.settle()
+    with open("/proc/self/maps") as maps:
+        return sum(path in line for line in maps)
+def work():
+    {work}
+work()
+assert mapped() == 1
+at = 1
+while interrupted(work, at):
+    assert mapped() == 1, at
+    at += 1
+print("fine", at > 100)
+""")
+    assert printed == "fine True\n"
+
+
+def test_what_is_left_of_memory_is_watched_no_more_once_its_region_is_closed():
+    """Also where a mapping that cannot be watched has come into its middle: the kernel then refuses to let go of the whole range."""
+    size, flags = 16 * mmap.PAGESIZE, system.MAP_PRIVATE | system.MAP_FIXED
+    with pair() as (a, _), open(sys.executable, "rb") as program:
+        start = system.map_anonymous(size)
+        try:
+            mr = v.MR(a.pd, size, None, start)
+            if mr.unnotified:
+                pytest.skip(mr.unnotified)
+            middle = start + size // 2
+            assert system._mmap(middle, mmap.PAGESIZE, system.PROT_READ, flags, program.fileno(), 0) == middle
+            assert watched(start, start + size) == size // mmap.PAGESIZE - 1
+            mr.close()
+            assert watched(start, start + size) == 0
+        finally:
+            system.unmap(start, size)
+
+
+def watched(start: int, end: int) -> int:
+    """Pages of the range that a userfaultfd watches."""
+    low = high = pages = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head, *rest = line.split()
+        if not head.endswith(":"):
+            low, high = (min(max(int(word, 16), start), end) for word in head.split("-"))
+        elif head == "VmFlags:" and "uw" in rest:
+            pages += (high - low) // mmap.PAGESIZE
+    return pages
