@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import socket
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -121,11 +122,21 @@ class _Event:
         self.queues = 0
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._ending = endings.at_end(self, own=endings.closing(self.fd))
+        self._guard = threading.RLock()
+        self._there = True
+
+    def wake(self) -> None:
+        """Wake who waits for an event, if the descriptor is still ours."""
+        with self._guard:
+            if self._there:
+                os.eventfd_write(self.fd, 1)
 
     def leave(self, wait: bool) -> bool:
         if self.queues:
             return False
-        self._ending.carry_on()
+        with self._guard:
+            self._there = False
+            self._ending.carry_on()
         return True
 
 
@@ -201,7 +212,7 @@ class CompChannel(Resource):
         if not self.closed:
             self._open = False  # first: who wakes finds it closed
             with contextlib.suppress(OSError):
-                os.eventfd_write(self._event.fd, 1)
+                self._event.wake()
         super().close()
 
     async def event(self) -> CQ:
