@@ -252,7 +252,8 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
     mapping._place = place
     mapping.table_base = base + mapping.address - start
     usable = all(vma.readable and (vma.writable or not mapping.writable) for vma in found)
-    if usable and _end_is_fixed(found[0], offset + end - start, base + end - start):
+    mine = vmas(place.start, place.end)[0]  # what has been aliased, whatever the application has put there since it was looked at
+    if usable and _end_is_fixed(mine, mine.offset + place.end - mine.start, place.end):
         mapping.path = P.PATH_DIRECT
 
 

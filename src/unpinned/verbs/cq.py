@@ -131,6 +131,14 @@ class _Event:
             if self._there:
                 os.eventfd_write(self.fd, 1)
 
+    def take(self) -> bool:
+        """Take an event; was there one?"""
+        with self._guard, contextlib.suppress(BlockingIOError):
+            if self._there:
+                os.eventfd_read(self.fd)
+                return True
+        return False
+
     def leave(self, wait: bool) -> bool:
         if self.queues:
             return False
@@ -237,9 +245,8 @@ class CompChannel(Resource):
     def _take(self) -> CQ | None:
         """Take an event: the queue it came from, or None when none waits."""
         while True:
-            try:
-                os.eventfd_read(self.fileno())
-            except BlockingIOError:
+            self.device.check()
+            if not self._event.take():
                 return None
             for cq in list(self._children):
                 if isinstance(cq, CQ) and cq._fired():
