@@ -29,7 +29,6 @@ import itertools
 import os
 import stat
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from unpinned.host import endings, owned, system
@@ -68,20 +67,19 @@ class Place:
 
     __slots__ = ("__weakref__", "_ending", "end", "start")
 
-    def __init__(self, start: int, length: int) -> None:
-        self.start, self.end = start, start + length
-        self._ending = endings.at_end(self, own=[(system.munmap, start, length)])
+    def __init__(self, length: int, call: system.Call) -> None:
+        """OSError: what *call* says, which maps *length* bytes."""
+        made: list[int] = []
+        # Mapped and noted by one call from C, and so is the end: no signal handler comes between.
+        self._ending = endings.at_end(self, own=[(any, map(system.munmap, made, itertools.repeat(length)))])
+        made.extend(itertools.starmap(call[0], (call[1:],)))
+        self.start = system.mapped(made[0], f"a mapping of {length} bytes")
+        self.end = self.start + length
+        system.keep_from_children(self.start, length)
 
     def close(self) -> None:
         """Idempotent."""
         self._ending.carry_on()
-
-
-def _mapped(make: Callable[[], int], length: int) -> Place:
-    """What *make* maps. Call it where `undisturbed`: nobody else knows of it yet."""
-    place = Place(make(), length)
-    system.keep_from_children(place.start, length)
-    return place
 
 
 @dataclass
@@ -221,7 +219,7 @@ def _map_file(name: str, writable: bool, offset: int, length: int | None) -> Map
             raise OSError(errno.EINVAL, f"has {status.st_size} bytes, not {length} at {offset}", name)
         first = system.page_floor(offset)
         size = system.page_ceil(offset + length) - first
-        place = _mapped(lambda: system.map_shared(fd, size, writable, first), size)
+        place = Place(size, system.sharing(fd, size, writable, first))
     finally:
         os.close(fd)
     base = place.start
@@ -243,7 +241,7 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
             mapping.file = holder.block.device_base + holder.block.fd
         return
     try:
-        place = undisturbed(lambda: _mapped(lambda: system.alias(start, end - start), end - start))
+        place = Place(end - start, system.aliasing(start, end - start))
     except OSError:
         return  # a device's memory, say
     base = place.start

@@ -34,6 +34,10 @@ _word, _int = ctypes.c_size_t, ctypes.c_int
 _MAP_FAILED = ctypes.c_size_t(-1).value
 
 
+Call = tuple[Callable[..., int], *tuple[int, ...]]
+"""A function of the C library, and its arguments."""
+
+
 def _function(name: str, result: type, *arguments: type) -> Callable[..., int]:
     function = _libc[name]
     function.restype, function.argtypes = result, list(arguments)
@@ -122,9 +126,19 @@ def _check(result: int, failed: int, what: str) -> int:
 
 def map_shared(fd: int, length: int, writable: bool, offset: int = 0, at: int = 0) -> int:
     """A shared mapping of the file *fd*; *at* (not 0): there, in place of what was there."""
+    function, *arguments = sharing(fd, length, writable, offset, at)
+    return mapped(function(*arguments), f"mmap of {length} bytes")
+
+
+def sharing(fd: int, length: int, writable: bool, offset: int = 0, at: int = 0) -> Call:
+    """What `map_shared` calls, and with what."""
     protection = PROT_READ | (PROT_WRITE if writable else 0)
-    flags = MAP_SHARED | MAP_NORESERVE | (MAP_FIXED if at else 0)
-    return _check(_mmap(at, length, protection, flags, fd, offset), _MAP_FAILED, f"mmap of {length} bytes")
+    return _mmap, at, length, protection, MAP_SHARED | MAP_NORESERVE | (MAP_FIXED if at else 0), fd, offset
+
+
+def mapped(address: int, what: str) -> int:
+    """The address that mmap or mremap gave, or their OSError; *what* failed."""
+    return _check(address, _MAP_FAILED, what)
 
 
 def reserve(length: int, alignment: int = PAGE) -> int:
@@ -167,8 +181,13 @@ def map_private(fd: int, length: int) -> int:
 
 def alias(address: int, length: int) -> int:
     """A second mapping of the shared memory at *address*, which must be one stretch of one file."""
-    what = f"mremap of {span(address, length)} to a second place"
-    return _check(_mremap(address, 0, length, MREMAP_MAYMOVE), _MAP_FAILED, what)
+    function, *arguments = aliasing(address, length)
+    return mapped(function(*arguments), f"mremap of {span(address, length)} to a second place")
+
+
+def aliasing(address: int, length: int) -> Call:
+    """What `alias` calls, and with what."""
+    return _mremap, address, 0, length, MREMAP_MAYMOVE
 
 
 def unmap(address: int, length: int) -> None:

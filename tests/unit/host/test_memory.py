@@ -168,11 +168,11 @@ def test_a_sealed_memfd_that_is_read_only_here() -> None:
 def test_what_takes_a_sealed_memfd_s_place_while_it_is_registered_is_not_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     with memfd(2, sealed=True) as fd, memfd(2) as other, mapped(2, shared=True, fd=fd) as address:
 
-        def alias(start: int, length: int, plain: Callable[[int, int], int] = system.alias) -> int:
+        def aliasing(start: int, length: int, plain: Callable[[int, int], system.Call] = system.aliasing) -> system.Call:
             system.map_shared(other, length, True, at=start)
             return plain(start, length)
 
-        monkeypatch.setattr(system, "alias", alias)
+        monkeypatch.setattr(system, "aliasing", aliasing)
         mapping = map_buffer(address, 2 * PAGE, True)
         assert (mapping.kind, mapping.path) == (Kind.ALIAS, P.PATH_PROCESS_VM)
         mapping.close()
