@@ -145,7 +145,7 @@ def reserve(length: int, alignment: int = PAGE) -> int:
     """Addresses without memory, on a multiple of *alignment*."""
     whole = length + alignment - PAGE
     flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-    base = _check(_mmap(0, whole, PROT_NONE, flags, -1, 0), _MAP_FAILED, f"mmap of {whole} bytes")
+    base = mapped(_mmap(0, whole, PROT_NONE, flags, -1, 0), f"mmap of {whole} bytes")
     start = -(-base & -alignment)
     for low, high in ((base, start), (start + length, base + whole)):
         if low < high:
@@ -156,7 +156,7 @@ def reserve(length: int, alignment: int = PAGE) -> int:
 def map_anonymous(length: int) -> int:
     """Private memory, readable and writable."""
     flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-    return _check(_mmap(0, length, PROT_READ | PROT_WRITE, flags, -1, 0), _MAP_FAILED, f"mmap of {length} bytes")
+    return mapped(_mmap(0, length, PROT_READ | PROT_WRITE, flags, -1, 0), f"mmap of {length} bytes")
 
 
 def zeroed(length: int) -> NDArray[np.uint8]:
@@ -176,7 +176,7 @@ def zeroed(length: int) -> NDArray[np.uint8]:
 
 def map_private(fd: int, length: int) -> int:
     """A private, readable mapping of the start of the file *fd*."""
-    return _check(_mmap(0, length, PROT_READ, MAP_PRIVATE, fd, 0), _MAP_FAILED, f"mmap of {length} bytes")
+    return mapped(_mmap(0, length, PROT_READ, MAP_PRIVATE, fd, 0), f"mmap of {length} bytes")
 
 
 def alias(address: int, length: int) -> int:
