@@ -13,6 +13,10 @@ from support.verbs import End, connect, pair, ALL
 from unpinned import verbs as v
 a, b = End.open(1 << 20), End.open(1 << 20)
 connect(a, b)
+def another_pair_works():
+    with pair() as (c, d):
+        c.remote(v.IBV_WR_RDMA_WRITE, d.mr, 0, 0, 4096)
+        c.wait()
 def hammer(count=1 << 60):
     wrs = np.zeros(32, a.qp.send_dtype)
     wrs["opcode"], wrs["flags"], wrs["num_sge"] = v.IBV_WR_RDMA_WRITE, 2, 1
