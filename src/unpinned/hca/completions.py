@@ -4,6 +4,9 @@ Producers and consumers both hold the device lock; an unlocked look at CQ_TAIL o
 the lock is worth it.
 A full ring is an overrun: the queue is marked, nothing is overwritten, and the QP that overran it goes to error
 (IBTA vol. 1, 11.6.3.2: CQ overrun is an affiliated asynchronous error).
+
+What the engine has to tell a descriptor, of a completion or of an asynchronous error, stands in the record, a bit each, so
+nothing overflows however much goes wrong.
 """
 
 from __future__ import annotations
@@ -13,10 +16,21 @@ from unpinned.hca import layout as L
 
 
 @kernel
+def owe(h, at, what):
+    """The engine owes a descriptor ``what``; ``at``: the CQ_EVENT or QP_EVENT of a record."""
+    if h[at] == 0:
+        h[L.H_EVENTS] += 1
+    h[at] |= what
+    return 0
+
+
+@kernel
 def push(h, cq, wr_id, status, opcode, length, qpn, imm, flags, solicited):
     """Append a completion to the queue whose record is ``cq``: 0, or -1 when it overran."""
     tail = h[cq + L.CQ_TAIL]
     if tail - h[cq + L.CQ_HEAD] > h[cq + L.CQ_MASK]:
+        if h[cq + L.CQ_STATE] != 2:
+            owe(h, cq + L.CQ_EVENT, L.TELL_OVERRUN)
         h[cq + L.CQ_STATE] = 2
         h[L.C_CQ_OVERRUN] += 1
         return -1
@@ -34,9 +48,7 @@ def push(h, cq, wr_id, status, opcode, length, qpn, imm, flags, solicited):
     armed = h[cq + L.CQ_ARMED]
     if armed == 1 or (armed == 2 and (solicited or status != L.WC_SUCCESS)):
         h[cq + L.CQ_ARMED] = 0
-        if h[cq + L.CQ_EVENT] == 0:
-            h[cq + L.CQ_EVENT] = 1
-            h[L.H_EVENTS] += 1
+        owe(h, cq + L.CQ_EVENT, L.TELL_COMPLETION)
     return 0
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.admission import admit_request, identify
+from unpinned.hca.completions import owe
 from unpinned.hca.outgoing import can_send
 from unpinned.hca.parking import feed, give_back, release_unless_used, state, unlink
 from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, wqe
@@ -93,7 +94,16 @@ def deny(h, p, q, psn, syndrome):
     else:
         h[L.C_NAK_OPERATION] += 1
     fail_qp(h, p, q, syndrome)
+    owe(h, q + L.QP_EVENT, asynchronous(syndrome))
     return reply(h, q, L.REPLY_NAK, psn, syndrome, h[q + L.QP_MSN])
+
+
+@kernel
+def asynchronous(syndrome):
+    """The event that tells the owner of a QP why a NAK ended it: no completion does (IBTA vol. 1, 11.6.3.2)."""
+    if syndrome == L.NAK_INVALID:
+        return L.EVENT_REQUEST
+    return L.EVENT_ACCESS if syndrome == L.NAK_ACCESS else L.EVENT_FATAL
 
 
 @kernel
@@ -106,6 +116,8 @@ def finish_action(h, p, q, a):
             return lose(h, p, q, psn, -what)
         if h[a + L.A_LENGTH]:
             complete_receive(h, q, h[a + L.A_LENGTH], L.WC_RECV, 0, 0, 0, 1)
+        else:
+            owe(h, q + L.QP_EVENT, asynchronous(what))
         fail_qp(h, p, q, what)
         return reply(h, q, L.REPLY_NAK, psn, what, h[a + L.A_MSN])
     done = copied(p, h[a + L.A_FIRST], h[a + L.A_END])
@@ -151,6 +163,7 @@ def finish_requests(h, p, q, done):
         if h[w + L.W_FIRST] + h[w + L.W_PACKETS] > h[q + L.QP_DONE]:
             break
         if complete_send(h, q, L.WC_SUCCESS) < 0:
+            owe(h, q + L.QP_EVENT, L.EVENT_FATAL)
             return fail_qp(h, p, q, L.WC_FATAL_ERR)
     settle_error(h, p, q)
     return make_ready(h, q)

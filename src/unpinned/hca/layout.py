@@ -66,7 +66,7 @@ H_INFLIGHT: Final = 37
 H_READ_CHUNK: Final = 38  # bytes one READ request asks for at most
 H_FAULT_NS: Final = 39  # moving average of the time a fault takes
 H_STARVED: Final = 40  # 1: a QP waits for a free fault slot
-H_EVENTS: Final = 41  # number of CQs with a notification to deliver
+H_EVENTS: Final = 41  # number of CQs and QPs with a notification to deliver
 H_TX_BURST: Final = 42  # packets one QP may send before the next has its turn
 H_QP_LIVE: Final = 43  # one past the highest QP in use
 H_ERROR_EVENTS: Final = 44  # QPs that went to error, ever
@@ -154,9 +154,14 @@ CQ_MASK: Final = 2
 CQ_HEAD: Final = 3  # consumer
 CQ_TAIL: Final = 4  # producer; read with acquire by pollers
 CQ_ARMED: Final = 5  # 0 no, 1 next completion, 2 next solicited
-CQ_EVENT: Final = 6  # 1: the engine owes an event
+CQ_EVENT: Final = 6  # what the engine owes the descriptors: TELL_*
 CQ_FD: Final = 7  # eventfd of the completion channel or -1
+CQ_ASYNC_FD: Final = 8  # eventfd of the context or -1
+CQ_ASYNC: Final = 9  # TELL_OVERRUN: told on CQ_ASYNC_FD, and not taken yet
 CQ_WORDS: Final = 12
+
+TELL_COMPLETION: Final = 1  # on CQ_FD
+TELL_OVERRUN: Final = 2  # on CQ_ASYNC_FD
 
 E_ID: Final = 0
 E_STATUS: Final = 1
@@ -227,7 +232,7 @@ WC_REM_ACCESS_ERR: Final = 10
 WC_REM_OP_ERR: Final = 11
 WC_RETRY_EXC_ERR: Final = 12
 WC_RNR_RETRY_EXC_ERR: Final = 13
-WC_FATAL_ERR: Final = 20
+WC_FATAL_ERR: Final = 19
 
 # ---- queue pair ----------------------------------------------------------------------------------------------
 QPS_FREE: Final = -1
@@ -346,7 +351,16 @@ QP_KEPT_KEY: Final = QP_KEPT_FIRST + 5
 QP_KEPT_AGAIN: Final = QP_KEPT_FIRST + 6
 QP_PEND_LOST: Final = QP_KEPT_FIRST + 7  # GAP_NEW: one past the highest PSN that was dropped
 QP_ANSWERED: Final = QP_KEPT_FIRST + 8  # one past the highest PSN of a READ response ever sent
-QP_WORDS: Final = QP_KEPT_FIRST + 9
+QP_EVENT: Final = QP_KEPT_FIRST + 9  # EVENT_*: what the engine owes QP_ASYNC_FD
+QP_ASYNC: Final = QP_KEPT_FIRST + 10  # EVENT_*: told there, and not taken yet
+QP_ASYNC_FD: Final = QP_KEPT_FIRST + 11  # eventfd of the context or -1
+QP_ESTABLISHED: Final = QP_KEPT_FIRST + 12  # 1: a request came before the state was RTS, and that was told
+QP_WORDS: Final = QP_KEPT_FIRST + 13
+
+EVENT_FATAL: Final = 1  # an error that no completion tells
+EVENT_REQUEST: Final = 2  # the peer sent what is no valid request
+EVENT_ACCESS: Final = 4  # the peer asked for what it may not have
+EVENT_ESTABLISHED: Final = 8
 
 GAP_NEW: Final = 1  # something never seen, below QP_PEND_LOST: asked for by a NAK of the expected PSN, unless a copy of it came
 GAP_AGAIN: Final = 2  # something sent again, QP_PEND_NEXT: nobody is asked for it by a NAK of the expected PSN

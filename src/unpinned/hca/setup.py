@@ -42,7 +42,7 @@ def cq_depth(entries: int) -> int:
     return 1 << max(3, (entries - 1).bit_length())
 
 
-def add_cq(t: Tables, depth: int, fd: int = -1) -> int:
+def add_cq(t: Tables, depth: int, fd: int = -1, async_fd: int = -1) -> int:
     """Open a completion queue of at least ``depth`` entries; its record."""
     h = t.h
     depth = cq_depth(depth)
@@ -53,7 +53,7 @@ def add_cq(t: Tables, depth: int, fd: int = -1) -> int:
     h[cq : cq + L.CQ_WORDS] = 0
     h[cq + L.CQ_RING] = ring
     h[cq + L.CQ_MASK] = depth - 1
-    h[cq + L.CQ_FD] = fd
+    h[cq + L.CQ_FD], h[cq + L.CQ_ASYNC_FD] = fd, async_fd
     h[cq + L.CQ_STATE] = 1
     h[L.H_CQ_LIVE] = max(h[L.H_CQ_LIVE], (cq - int(h[L.H_CQ_BASE])) // L.CQ_WORDS + 1)
     return cq
@@ -152,6 +152,7 @@ def reset_qp(t: Tables, q: int) -> None:
     set_inflight(h, q, int(h[q + L.QP_UNA]), int(h[q + L.QP_UNA]))
     keep = {L.QP_NUMBER, L.QP_PD, L.QP_SEND_CQ, L.QP_RECV_CQ, L.QP_SIG_ALL, L.QP_QUEUED}
     keep |= {L.QP_SQ_RING, L.QP_SQ_MASK, L.QP_SQ_STRIDE, L.QP_RQ_RING, L.QP_RQ_MASK, L.QP_RQ_STRIDE}
+    keep |= {L.QP_EVENT, L.QP_ASYNC, L.QP_ASYNC_FD}
     for word in range(L.QP_WORDS):
         if word not in keep:
             h[q + word] = 0
@@ -235,6 +236,9 @@ def remove_qp(t: Tables, q: int) -> None:
     h = t.h
     index = (q - int(h[L.H_QP_BASE])) // L.QP_WORDS
     reset_qp(t, q)
+    if h[q + L.QP_EVENT]:
+        h[L.H_EVENTS] -= 1
+    h[q + L.QP_EVENT] = h[q + L.QP_ASYNC] = 0
     t.rings.give(int(h[q + L.QP_SQ_RING]), int((h[q + L.QP_SQ_MASK] + 1) * h[q + L.QP_SQ_STRIDE]))
     t.rings.give(int(h[q + L.QP_RQ_RING]), int((h[q + L.QP_RQ_MASK] + 1) * h[q + L.QP_RQ_STRIDE]))
     h[q + L.QP_NUMBER] = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
+from unpinned.hca.completions import owe
 from unpinned.hca.parking import FAILED, ask, settled
 from unpinned.hca.ready import make_ready, set_deadline
 from unpinned.paging import layout as P
@@ -134,5 +135,8 @@ def move_on(h, q, packets):
     """The expected request was taken: expect the next."""
     h[q + L.QP_EPSN] += packets
     h[q + L.QP_NAKED] = 0
+    if h[q + L.QP_STATE] == L.QPS_RTR and h[q + L.QP_ESTABLISHED] == 0:
+        h[q + L.QP_ESTABLISHED] = 1
+        owe(h, q + L.QP_EVENT, L.EVENT_ESTABLISHED)
     settled(h, q, L.QP_PARK_FAULT)
     return 0

@@ -10,7 +10,7 @@ from unpinned.compiled import kernel
 from unpinned.compiled.atomics import fetch_add, store_release
 from unpinned.compiled.crc32 import combine_constant
 from unpinned.compiled.intrinsics import address_of
-from unpinned.compiled.libc import eventfd_write, futex_wake, monotonic_ns
+from unpinned.compiled.libc import futex_wake, monotonic_ns
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
 from unpinned.hca.device import copied, finish, receive, timers, turns, wake_fault
@@ -19,6 +19,7 @@ from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.copies import execute
 from unpinned.host.datagrams import receive_many, send
+from unpinned.host.events import tell_descriptors
 from unpinned.host.holes import cut, remember
 from unpinned.host.lock import ALL, executed, lock_for_step, unlock
 from unpinned.host.nearby import hole_after, nearby
@@ -250,22 +251,7 @@ def tell(e, h, p):
         if e[E.E_WAITING] > 0 or e[E.E_RESTERS] > 0:
             futex_wake(address_of(e) + 8 * E.E_PROGRESS, ALL)
     if h[L.H_EVENTS] > 0:
-        tell_channels(e, h)
-    return 0
-
-
-@kernel
-def tell_channels(e, h):
-    """Write the event descriptors of armed completion queues."""
-    lock_for_step(e)
-    for i in range(h[L.H_CQ_LIVE]):
-        cq = h[L.H_CQ_BASE] + i * L.CQ_WORDS
-        if h[cq + L.CQ_EVENT]:
-            h[cq + L.CQ_EVENT] = 0
-            h[L.H_EVENTS] -= 1
-            if h[cq + L.CQ_FD] >= 0:
-                eventfd_write(h[cq + L.CQ_FD], 1)
-    unlock(e, E.E_LOCK)
+        tell_descriptors(e, h)
     return 0
 
 

@@ -67,12 +67,13 @@ def install_qp(e, q, s):
 
 @kernel
 def kept(word):
-    """Does a reset leave the queue pair's word alone? Its number, queues and rings."""
+    """Does a reset leave the queue pair's word alone? Its number, queues, rings and asynchronous events."""
     return (
         word == L.QP_NUMBER
         or word == L.QP_PD
         or (L.QP_SEND_CQ <= word and word <= L.QP_QUEUED)
         or (L.QP_SQ_RING <= word and word <= L.QP_RQ_STRIDE)
+        or (L.QP_EVENT <= word and word <= L.QP_ASYNC_FD)
     )
 
 
@@ -132,6 +133,9 @@ def reset_qp(e, q, state):
         h[q + L.QP_STATE] = state
         if state == L.QPS_FREE:
             h[q + L.QP_NUMBER] = 0
+            h[L.H_EVENTS] -= h[q + L.QP_EVENT] != 0
+            h[q + L.QP_EVENT] = 0
+            h[q + L.QP_ASYNC] = 0
         result = DONE
     unlock(e, E.E_LOCK)
     return result

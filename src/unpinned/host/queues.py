@@ -83,12 +83,14 @@ class Queues:
 
     # ---- completion queues -----------------------------------------------------------------------------------------
 
-    def create_cq(self, depth: int, fd: int = -1) -> Queue:
-        """A completion queue of at least *depth* entries. *fd*: an eventfd that announces completions once armed."""
+    def create_cq(self, depth: int, fd: int = -1, async_fd: int = -1) -> Queue:
+        """A completion queue of at least *depth* entries. *fd*: an eventfd that announces completions once armed; *async_fd*: one that
+        announces an overrun.
+        """
         with process.control:
             self._device.check()
             try:
-                cq = setup.add_cq(self._tables, depth, fd)
+                cq = setup.add_cq(self._tables, depth, fd, async_fd)
             except MemoryError as error:
                 raise OSError(errno.ENOMEM, str(error)) from None
         return Queue(cq, int(self._device.h[cq + L.CQ_MASK]) + 1)
@@ -143,9 +145,10 @@ class Queues:
     # ---- queue pairs -----------------------------------------------------------------------------------------------
 
     def create_qp(
-        self, *, pd: int, send_cq: Queue, recv_cq: Queue, sends: int, recvs: int, send_sges: int, recv_sges: int, sig_all: bool
-    ) -> QueuePair:
-        """A queue pair in RESET."""
+        self, *, pd: int, send_cq: Queue, recv_cq: Queue, sends: int, recvs: int, send_sges: int, recv_sges: int, sig_all: bool,
+        async_fd: int = -1,
+    ) -> QueuePair:  # fmt: skip
+        """A queue pair in RESET. *async_fd*: an eventfd that announces its asynchronous events."""
         device = self._device
         count = int(device.h[L.H_QP_COUNT])
         send_stride, recv_stride = stride(L.W_SGE, send_sges), stride(L.R_SGE, recv_sges)
@@ -159,7 +162,7 @@ class Queues:
             number = setup.qp_number(secrets.randbits(24), count, index)
             for word, value in (
                 (L.QP_NUMBER, number), (L.QP_PD, pd), (L.QP_SEND_CQ, send_cq.cq), (L.QP_RECV_CQ, recv_cq.cq),
-                (L.QP_SIG_ALL, int(sig_all)), (L.QP_STATE, L.QPS_RESET), (L.QP_LAST_ID, -1),
+                (L.QP_SIG_ALL, int(sig_all)), (L.QP_ASYNC_FD, async_fd), (L.QP_STATE, L.QPS_RESET), (L.QP_LAST_ID, -1),
                 (L.QP_SQ_RING, rings[0][0]), (L.QP_SQ_MASK, depth(sends) - 1), (L.QP_SQ_STRIDE, send_stride),
                 (L.QP_RQ_RING, rings[1][0]), (L.QP_RQ_MASK, depth(recvs) - 1), (L.QP_RQ_STRIDE, recv_stride),
             ):  # fmt: skip

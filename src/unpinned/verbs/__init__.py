@@ -3,7 +3,8 @@
 * `context`  Context, the attributes of device and port     * `cq`     CQ, CompChannel, WC
 * `pd`       PD                                              * `qp`     QP; its `attributes`, `states` and `batch`es
 * `mr`       MR, FileMR                                      * `wr`     SGE, SendWR, RecvWR
-* `addr`     GID, GlobalRoute, AHAttr                        * `enums`  IBV_*: also here, as in pyverbs.enums
+* `addr`     GID, GlobalRoute, AHAttr                        * `events` AsyncEvent; the waits of channel and context
+* `enums`    IBV_*: also here, as in pyverbs.enums
 
 Beyond verbs: any buffer can be registered; completions and requests go in batches of NumPy records (`CQ.poll_into`,
 `QP.post_send_many`); `CQ.wait` sleeps; `CompChannel` can be awaited; `QP.connect` does what set-up code always does.
@@ -22,6 +23,7 @@ from unpinned.verbs.cq import CQ, WC, WC_DTYPE, CompChannel
 from unpinned.verbs.devices import Device, get_device_list
 from unpinned.verbs.enums import *  # noqa: F403
 from unpinned.verbs.errors import ArgumentError, CompletionError, wc_status_to_str
+from unpinned.verbs.events import AsyncEvent
 from unpinned.verbs.mr import MR, FileMR
 from unpinned.verbs.pd import PD
 from unpinned.verbs.port import PortAttr
@@ -29,8 +31,8 @@ from unpinned.verbs.qp import QP
 from unpinned.verbs.wr import SGE, RecvWR, SendWR
 
 __all__ = [
-    "AHAttr", "ArgumentError", "CQ", "CompChannel", "CompletionError", "Context", "Device", "DeviceAttr", "DeviceAttrEx", "FileMR",
-    "GID", "GIDEntry", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr", "QPCap", "QPInitAttr", "RecvWR",
-    "SGE", "SendWR", "WC", "WC_DTYPE", "get_device_list", "wc_status_to_str",
+    "AHAttr", "ArgumentError", "AsyncEvent", "CQ", "CompChannel", "CompletionError", "Context", "Device", "DeviceAttr",
+    "DeviceAttrEx", "FileMR", "GID", "GIDEntry", "GlobalRoute", "MR", "ODPCaps", "PD", "PeerInfo", "PortAttr", "QP", "QPAttr",
+    "QPCap", "QPInitAttr", "RecvWR", "SGE", "SendWR", "WC", "WC_DTYPE", "get_device_list", "wc_status_to_str",
     *(name for name in vars(enums) if name.startswith(("IBV_", "ACCESS_"))),
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,13 +11,16 @@ from types import TracebackType
 from typing import Self
 
 from unpinned.hca import layout as L
-from unpinned.host.device import Device, open_device
+from unpinned.host.device import Device, Use, open_device
+from unpinned.host.events import forget_descriptor
 from unpinned.host.process import Departure, departing
 from unpinned.host.regions import REGIONS
 from unpinned.host.udp import ROCE_PORT
+from unpinned.host.undisturbed import undisturbed
 from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, GIDEntry
 from unpinned.verbs.errors import ArgumentError, closed, coded, instance, integer
+from unpinned.verbs.events import AsyncEvent, Event, arrival, await_one
 from unpinned.verbs.port import PortAttr, interface_index, path_mtu
 from unpinned.wire.headers import DEFAULT_PKEY
 
@@ -53,6 +58,10 @@ class Resource:
         if device.closed or not self._open:
             raise closed(self._what)
         return device
+
+    def _happened(self, device: Device) -> int | None:
+        """Take an asynchronous event of this: IBV_EVENT_*, or None."""
+        return None
 
     def close(self) -> None:
         """Close what was made from this, then this. Idempotent."""
@@ -152,6 +161,14 @@ class DeviceAttrEx:
     phys_port_cnt_ex: int = 1
 
 
+def _leave(use: Use, events: Event, wait: bool) -> bool:
+    """As `process.Departure` wants it."""
+    if events.there and not use.device.closed:  # else the number may be another's by now
+        forget_descriptor(use.device.e, events.fd)
+    events.close()
+    return use.leave(wait)
+
+
 class Context(Resource):
     """An open device on one address of this machine.
 
@@ -177,7 +194,8 @@ class Context(Resource):
             raise ArgumentError("address", f"{wanted} is every address of this machine; a device has one of them")
         self._use = open_device(wanted.removeprefix(NAME_PREFIX) if wanted else None, integer("port", port, 0, 65535))
         self._device = self._use.device
-        self._leave_by(self._use.leave)
+        self._events = undisturbed(Event)
+        self._leave_by(functools.partial(_leave, self._use, self._events))
 
     @property
     def name(self) -> str:
@@ -249,6 +267,50 @@ class Context(Resource):
         if pkey != self.query_pkey(port_num, 0):
             raise ArgumentError("pkey", f"{pkey:#x} is not in the table, which has {DEFAULT_PKEY:#x} alone")
         return 0
+
+    @property
+    def async_fd(self) -> int:
+        """A non-blocking descriptor that becomes readable when an asynchronous event waits. ENODEV when the context is closed."""
+        self.device  # noqa: B018
+        return self._events.fd
+
+    @coded
+    def get_async_event(self, timeout: float | None = None) -> AsyncEvent:
+        """Wait for the next asynchronous event of this context's queues and take it: what no completion tells.
+
+        IBV_EVENT_CQ_ERR: a completion queue overran; IBV_EVENT_QP_FATAL: a queue pair ended by that. IBV_EVENT_QP_REQ_ERR and
+        IBV_EVENT_QP_ACCESS_ERR: it ended because the peer asked for what is no valid request, or not allowed, or not there any
+        more. IBV_EVENT_COMM_EST: a request came to a queue pair in RTR. One of each kind waits for each queue at most, in no order
+        between queues; those of a closed queue are gone. OSError ETIMEDOUT after *timeout* seconds.
+        """
+        return await_one(self._take_event, self._async_fd, timeout, "asynchronous event")
+
+    async def async_event(self) -> AsyncEvent:
+        """`get_async_event` without blocking the loop (an extension). OSError ENODEV when the context is closed meanwhile."""
+        return await arrival(self._take_event, self._async_fd)
+
+    def close(self) -> None:
+        """As for all; who waits for an asynchronous event is told."""
+        if not self.closed:
+            self._open = False  # first: who wakes finds it closed
+            with contextlib.suppress(OSError):
+                self._events.wake()
+        super().close()
+
+    def _async_fd(self) -> int:
+        return self.async_fd
+
+    def _take_event(self) -> AsyncEvent | None:
+        """Take an asynchronous event, or None when none waits."""
+        while True:
+            device = self.device
+            if not self._events.take():
+                return None
+            for child in list(self._children):
+                for queue in (child, *child._children):  # completion queues are its children, queue pairs those of its domains
+                    if (kind := queue._happened(device)) is not None:
+                        return AsyncEvent(kind, queue)
+            # Else its queue was closed meanwhile: go on.
 
     def counters(self) -> dict[str, int]:
         """Every counter of the device, by name (an extension)."""

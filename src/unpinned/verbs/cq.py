@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import socket
-import threading
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unpinned.hca import layout as L
-from unpinned.host import endings
 from unpinned.host.device import WAIT_SLICE_NS, Device, poll
 from unpinned.host.queues import Queue
-from unpinned.host.system import readable
 from unpinned.host.undisturbed import undisturbed
 from unpinned.verbs import enums as e
 from unpinned.verbs.context import MAX_CQE, Context, Resource
@@ -34,10 +29,8 @@ from unpinned.verbs.errors import (
     seconds,
     wc_status_to_str,
 )
+from unpinned.verbs.events import CQ_EVENTS, Event, arrival, await_one, happened
 from unpinned.verbs.wr import U64
-
-if TYPE_CHECKING:
-    import asyncio
 
 WC_DTYPE: Final = np.dtype(
     [(name, "<i8") for name in ("wr_id", "status", "opcode", "byte_len", "qp_num", "imm_data", "wc_flags", "src_qp")]
@@ -114,40 +107,6 @@ def _nanoseconds(timeout: float | None) -> int:
     return 1 << 62 if limit is None else int(limit * 1e9)
 
 
-class _Event:
-    """A channel's event descriptor: closed when the channel is, and no queue refers to it any more."""
-
-    @coded
-    def __init__(self) -> None:
-        self.queues = 0
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        self._ending = endings.at_end(self, own=endings.closing(self.fd))
-        self._guard = threading.RLock()
-        self._there = True
-
-    def wake(self) -> None:
-        """Wake who waits for an event, if the descriptor is still ours."""
-        with self._guard:
-            if self._there:
-                os.eventfd_write(self.fd, 1)
-
-    def take(self) -> bool:
-        """Take an event; was there one?"""
-        with self._guard, contextlib.suppress(BlockingIOError):
-            if self._there:
-                os.eventfd_read(self.fd)
-                return True
-        return False
-
-    def leave(self, wait: bool) -> bool:
-        if self.queues:
-            return False
-        with self._guard:
-            self._there = False
-            self._ending.carry_on()
-        return True
-
-
 def _leave(device: Device, queue: Queue, parting: _Parting | None, wait: bool) -> bool:
     return device.queues.leave_cq(queue, parting)
 
@@ -156,18 +115,13 @@ class _Parting:
     """A queue lets go of its channel's descriptor, once."""
 
     @coded
-    def __init__(self, event: _Event) -> None:
-        self.event: _Event | None = event
+    def __init__(self, event: Event) -> None:
+        self.event: Event | None = event
 
     def __call__(self) -> None:
         event, self.event = self.event, None
         if event is not None:
             event.queues -= 1
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class CompChannel(Resource):
@@ -184,7 +138,7 @@ class CompChannel(Resource):
         instance("context", context, Context)
         self.context = context
         self._device = context.device
-        self._event = undisturbed(_Event)
+        self._event = undisturbed(Event)
         self._leave_by(self._event.leave)
         context._children.add(self)
 
@@ -203,14 +157,7 @@ class CompChannel(Resource):
 
         OSError: ETIMEDOUT after *timeout* seconds, EINVAL when another queue than *expected_cq* had it.
         """
-        limit = seconds("timeout", timeout)
-        deadline = None if limit is None else time.monotonic() + limit
-        while (cq := self._take()) is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError(errno.ETIMEDOUT, f"no completion event within {timeout} s")
-            # In slices: another thread may close the channel meanwhile.
-            readable(self.fileno(), 0.5 if left is None else min(left, 0.5))
+        cq = await_one(self._take, self.fileno, timeout, "completion event")
         if expected_cq is not None and cq is not expected_cq:
             raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
@@ -225,19 +172,7 @@ class CompChannel(Resource):
 
     async def event(self) -> CQ:
         """The next event, without blocking the loop. OSError ENODEV when the channel is closed meanwhile."""
-        import asyncio  # late: it takes 50 ms
-
-        loop = asyncio.get_running_loop()
-        while (cq := self._take()) is None:
-            readable = loop.create_future()
-            fd = os.dup(self.fileno())  # its own: when the channel is closed, the number may be another's before the loop hears of it
-            try:
-                loop.add_reader(fd, _resolve, readable)
-                await readable
-            finally:
-                loop.remove_reader(fd)
-                os.close(fd)
-        return cq
+        return await arrival(self._take, self.fileno)
 
     def __await__(self) -> Generator[Any, None, CQ]:
         return self.event().__await__()
@@ -285,7 +220,9 @@ class CQ(Resource):
             if channel._device is not self._device:
                 raise ArgumentError("channel", "the completion channel is of another device")
             event = channel._event
-        self._queue = self._device.queues.create_cq(integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1)
+        self._queue = self._device.queues.create_cq(
+            integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1, context._events.fd
+        )
         if event is not None:
             event.queues += 1
         self._armed = False
@@ -361,10 +298,14 @@ class CQ(Resource):
     def _fired(self) -> bool:
         """Was the queue armed, and has its event been sent?"""
         h, cq = self._device.h, self._queue.cq
-        if not self._armed or self.closed or h[cq + L.CQ_ARMED] or h[cq + L.CQ_EVENT]:
+        if not self._armed or self.closed or h[cq + L.CQ_ARMED] or h[cq + L.CQ_EVENT] & L.TELL_COMPLETION:
             return False
         self._armed = False
         return True
+
+    def _happened(self, device: Device) -> int | None:
+        cq = self._queue.cq  # first, as in `_take`
+        return None if self.closed else happened(device, cq + L.CQ_ASYNC, CQ_EVENTS)
 
     def __repr__(self) -> str:
         return f"<CQ of {self.cqe}{', closed' if self.closed else ''}>"

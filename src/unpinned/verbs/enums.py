@@ -67,6 +67,28 @@ IBV_REREG_MR_CHANGE_PD: Final = 2
 IBV_REREG_MR_CHANGE_ACCESS: Final = 4
 IBV_REREG_MR_FLAGS_SUPPORTED: Final = 7
 
+# ---- Asynchronous events -------------------------------------------------------------------------------------------
+IBV_EVENT_CQ_ERR: Final = 0
+IBV_EVENT_QP_FATAL: Final = 1
+IBV_EVENT_QP_REQ_ERR: Final = 2
+IBV_EVENT_QP_ACCESS_ERR: Final = 3
+IBV_EVENT_COMM_EST: Final = 4
+IBV_EVENT_SQ_DRAINED: Final = 5
+IBV_EVENT_PATH_MIG: Final = 6
+IBV_EVENT_PATH_MIG_ERR: Final = 7
+IBV_EVENT_DEVICE_FATAL: Final = 8
+IBV_EVENT_PORT_ACTIVE: Final = 9
+IBV_EVENT_PORT_ERR: Final = 10
+IBV_EVENT_LID_CHANGE: Final = 11
+IBV_EVENT_PKEY_CHANGE: Final = 12
+IBV_EVENT_SM_CHANGE: Final = 13
+IBV_EVENT_SRQ_ERR: Final = 14
+IBV_EVENT_SRQ_LIMIT_REACHED: Final = 15
+IBV_EVENT_QP_LAST_WQE_REACHED: Final = 16
+IBV_EVENT_CLIENT_REREGISTER: Final = 17
+IBV_EVENT_GID_CHANGE: Final = 18
+IBV_EVENT_WQ_FATAL: Final = 19
+
 # ---- Queue pairs ---------------------------------------------------------------------------------------------------
 IBV_QPT_RC: Final = 2
 IBV_QPT_UC: Final = 3

@@ -25,6 +25,7 @@ from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
 from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
 from unpinned.verbs.context import Resource
 from unpinned.verbs.errors import ArgumentError, caller_level, closed, coded, instance, integer, refused
+from unpinned.verbs.events import QP_EVENTS, happened
 from unpinned.verbs.memory import peek
 from unpinned.verbs.mr import MR
 from unpinned.verbs.pd import PD
@@ -63,7 +64,7 @@ class QP(Resource):
                 raise ArgumentError(name, "the queue is of another device")
         self._pair = self._device.queues.create_qp(
             pd=creator.handle, send_cq=self.scq._queue, recv_cq=self.rcq._queue, sends=cap.max_send_wr, recvs=cap.max_recv_wr,
-            send_sges=cap.max_send_sge, recv_sges=cap.max_recv_sge, sig_all=bool(init_attr.sq_sig_all),
+            send_sges=cap.max_send_sge, recv_sges=cap.max_recv_sge, sig_all=bool(init_attr.sq_sig_all), async_fd=creator.context.async_fd,
         )  # fmt: skip
         self._q = self._pair.q
         self._leave_by(functools.partial(_leave, self._device, self._pair))
@@ -356,6 +357,9 @@ class QP(Resource):
         rows = batch.rows_of(wrs, count, self._recv_stride)
         batch.check_receives(rows, self._cap.max_recv_sge)
         return _post(device, self._q, rows.reshape(-1), len(rows), True)
+
+    def _happened(self, device: Device) -> int | None:
+        return None if self.closed else happened(device, self._q + L.QP_ASYNC, QP_EVENTS)
 
     def __repr__(self) -> str:
         return f"<QP {self.qp_num:#x}, {'closed' if self.closed else self.state}>"
