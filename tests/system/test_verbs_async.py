@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from support.memory import mapped
+from support.slow_pages import slow_pages
 from support.verbs import ALL, PATIENCE, REMOTE, End, connect, pair
 from unpinned import verbs as v
 from unpinned.host import system
@@ -30,6 +32,11 @@ def next_event(context: v.Context) -> tuple[int, object]:
     return event.event_type, event.element
 
 
+def ah(end: End) -> v.AHAttr:
+    """The way to *end*."""
+    return v.AHAttr(is_global=1, gr=v.GlobalRoute(dgid=v.GID(end.qp.info().gid)))
+
+
 def broken(a: End, b: End) -> None:
     """*a* asks for what *b* does not allow."""
     a.remote(v.IBV_WR_RDMA_WRITE, (b.mr.buf, b.mr.rkey ^ 1), 0, 0, 8)
@@ -47,7 +54,7 @@ def test_a_connection_is_established_by_a_request_before_rts(no_leaks):
         info = a.qp.info()
         attr = v.QPAttr(
             path_mtu=info.mtu, rq_psn=info.psn, dest_qp_num=info.qpn, dest_port=info.port, qp_access_flags=REMOTE,
-            ah_attr=v.AHAttr(is_global=1, gr=v.GlobalRoute(dgid=v.GID(info.gid))),
+            ah_attr=ah(a),
         )  # fmt: skip
         b.qp.to_rtr(attr)
         for _ in range(3):
@@ -137,6 +144,51 @@ def test_each_context_has_the_events_of_its_own_queues(no_leaks):
             assert nothing_more(b.context)
         broken(a, b)
         assert next_event(b.context) == (v.IBV_EVENT_QP_ACCESS_ERR, b.qp) and nothing_more(beside)
+
+
+def test_a_send_queue_drains_and_goes_on_with_other_timers(no_leaks):
+    with pair(cap=v.QPCap(max_send_wr=64, max_recv_wr=4)) as (a, b):
+        for _ in range(40):
+            a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 1 << 16)
+        asked = v.QPAttr(qp_state=v.IBV_QPS_SQD, en_sqd_async_notify=1)
+        a.qp.modify(asked, v.IBV_QP_STATE | v.IBV_QP_EN_SQD_ASYNC_NOTIFY)
+        assert a.qp.state == "SQD"
+        a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 8, wr_id=99)  # queued
+        assert next_event(a.context) == (v.IBV_EVENT_SQ_DRAINED, a.qp)
+        assert a.qp.query()[0].sq_draining == 0
+        done = len(a.cq.poll(64)[1])
+        b.remote(v.IBV_WR_RDMA_READ, a.mr, 0, 0, 1 << 16)  # what the peer asks for is served
+        b.wait()
+        attr = v.QPAttr(timeout=17, retry_cnt=3, rnr_retry=2, max_rd_atomic=4, max_dest_rd_atomic=3, ah_attr=ah(b))
+        masks = v.IBV_QP_TIMEOUT | v.IBV_QP_RETRY_CNT | v.IBV_QP_RNR_RETRY | v.IBV_QP_MAX_QP_RD_ATOMIC
+        a.qp.modify(attr, masks | v.IBV_QP_MAX_DEST_RD_ATOMIC | v.IBV_QP_AV)
+        now = a.qp.query()[0]
+        assert (now.timeout, now.retry_cnt, now.rnr_retry, now.max_rd_atomic, now.max_dest_rd_atomic) == (17, 3, 2, 4, 3)
+        a.qp.modify(v.QPAttr(qp_state=v.IBV_QPS_RTS), v.IBV_QP_STATE)
+        while done < 41:
+            last = a.wait()
+            done += 1
+        assert last.wr_id == 99 and nothing_more(a.context)
+
+
+def test_a_send_queue_that_drains_takes_no_other_state_but_the_end(no_leaks):
+    """The peer's page is behind a handler that sleeps, so a request is under way for long."""
+    with mapped(1) as base, slow_pages(base, PAGE, 0x33) as slow, pair() as (a, b):
+        mr = v.MR(b.pd, PAGE, ALL, address=base)
+        a.remote(v.IBV_WR_RDMA_READ, mr, 0, 0, 8)
+        assert slow.touched.wait(PATIENCE)
+        a.qp.modify(v.QPAttr(qp_state=v.IBV_QPS_SQD), v.IBV_QP_STATE)
+        assert a.qp.query()[0].sq_draining == 1
+        for state in (v.IBV_QPS_RTS, v.IBV_QPS_SQD):
+            with pytest.raises(OSError, match="still draining") as refusal:
+                a.qp.modify(v.QPAttr(qp_state=state), v.IBV_QP_STATE)
+            assert refusal.value.errno == errno.EINVAL
+        slow.release()
+        a.wait()
+        assert a.qp.query()[0].sq_draining == 0 and nothing_more(a.context)
+        a.qp.modify(v.QPAttr(qp_state=v.IBV_QPS_RTS), v.IBV_QP_STATE)
+        a.remote(v.IBV_WR_RDMA_READ, mr, 0, 0, 8)
+        a.wait()
 
 
 def test_an_event_stays_over_a_reset_and_goes_with_its_queue_pair(no_leaks):

@@ -42,6 +42,7 @@ ENTRY_POINTS: list[tuple[str, str, str]] = [
     ("unpinned.host.control", "clear_cq", "wi"),
     ("unpinned.host.control", "arm_cq", "wii"),
     ("unpinned.host.control", "resize_cq", "wiw"),
+    ("unpinned.host.control", "has_drained", "wi"),
     ("unpinned.host.events", "take_event", "wi"),
     ("unpinned.host.events", "forget_descriptor", "wi"),
     ("unpinned.host.control", "open_region", "wiw"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.parking import forget_requests, keep
-from unpinned.hca.qp import find_qp, is_peer
+from unpinned.hca.qp import find_qp, is_peer, sends
 from unpinned.hca.ready import set_deadline
 from unpinned.hca.responder import request
 from unpinned.hca.verdicts import AGAIN, PARKED, TAKEN
@@ -52,8 +52,7 @@ def identify(h, b, k):
     if payload < pad or payload & 3 or payload - pad > h[q + L.QP_MTU] or (payload and not flags & O.PAYLOAD):
         h[L.C_BAD_LENGTH] += 1
         return 0
-    state_now = h[q + L.QP_STATE]
-    if state_now != L.QPS_RTS and not (state_now == L.QPS_RTR and flags & O.REQUEST):
+    if not sends(h, q) and not (h[q + L.QP_STATE] == L.QPS_RTR and flags & O.REQUEST):
         h[L.C_BAD_STATE] += 1
         return 0
     return q

@@ -20,11 +20,11 @@ from unpinned.hca.admission import admit_request, identify
 from unpinned.hca.completions import owe
 from unpinned.hca.outgoing import can_send
 from unpinned.hca.parking import feed, give_back, release_unless_used, state, unlink
-from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, wqe
+from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, sends, wqe
 from unpinned.hca.reads import answer, give_up_park, owed, stream
 from unpinned.hca.ready import make_ready, set_deadline
 from unpinned.hca.regions import forget
-from unpinned.hca.requester import break_request, send, settle_error
+from unpinned.hca.requester import break_request, send, settle_error, tell_drained
 from unpinned.hca.responder import request
 from unpinned.hca.responses import admit_response, go_back, land, retry
 from unpinned.hca.verdicts import AGAIN, TAKEN, answer_later, nak_sequence, reply
@@ -78,7 +78,7 @@ def finish_unsent(h, p, q, t, now):
     psn = h[t + L.T_PSN]
     if h[t + L.T_SIDE] == 1:
         return deny(h, p, q, psn, L.NAK_ACCESS)
-    if h[q + L.QP_UNA] <= psn < h[q + L.QP_SEND_PSN] and h[q + L.QP_STATE] == L.QPS_RTS:
+    if h[q + L.QP_UNA] <= psn < h[q + L.QP_SEND_PSN] and sends(h, q):
         go_back(h, q, psn)  # as if it had not been tried: what came before may still succeed
         if h[q + L.QP_UNA] < psn and h[q + L.QP_TIMEOUT_NS]:  # or may have been lost, and nothing else is sent any more
             set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
@@ -227,10 +227,10 @@ def turns(h, p, b, now):
 def turn(h, p, b, q, now):
     """Waiting packets, then what the peer is owed, then our own requests."""
     flush(h, q)  # what was posted after the QP's end
-    s = h[q + L.QP_STATE]
-    serves = s == L.QPS_RTS or s == L.QPS_RTR
+    asks = sends(h, q)
+    serves = asks or h[q + L.QP_STATE] == L.QPS_RTR
     state(h, p, q, L.QP_PARK_FAULT, now)
-    if s == L.QPS_RTS:
+    if asks:
         land(h, p, b, q, now)
     if serves:
         drain(h, p, b, q, now)
@@ -241,8 +241,9 @@ def turn(h, p, b, q, now):
         sent += answer(h, p, b, q)
     if reading and serves and can_send(h, p):
         sent += stream(h, p, b, q, budget - sent, now)
-    if s == L.QPS_RTS and sent < budget:
+    if asks and sent < budget:
         sent += send(h, p, b, q, budget - sent, now)
+    tell_drained(h, q)
     if sent >= budget or not can_send(h, p) or owes(h, q):
         make_ready(h, q)
     return sent
@@ -314,8 +315,7 @@ def timers(h, p, now):
     h[L.H_NEXT_TIMER] = NEVER
     for i in range(h[L.H_QP_LIVE]):
         q = h[L.H_QP_BASE] + i * L.QP_WORDS
-        s = h[q + L.QP_STATE]
-        if s != L.QPS_RTR and s != L.QPS_RTS:
+        if not sends(h, q) and h[q + L.QP_STATE] != L.QPS_RTR:
             continue
         if h[L.H_ACT_COUNT] + 2 > h[L.H_ACT_DEPTH]:
             h[L.H_NEXT_TIMER] = now  # no room to note what follows: the rest in the next round

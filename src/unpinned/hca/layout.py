@@ -355,12 +355,14 @@ QP_EVENT: Final = QP_KEPT_FIRST + 9  # EVENT_*: what the engine owes QP_ASYNC_FD
 QP_ASYNC: Final = QP_KEPT_FIRST + 10  # EVENT_*: told there, and not taken yet
 QP_ASYNC_FD: Final = QP_KEPT_FIRST + 11  # eventfd of the context or -1
 QP_ESTABLISHED: Final = QP_KEPT_FIRST + 12  # 1: a request came before the state was RTS, and that was told
-QP_WORDS: Final = QP_KEPT_FIRST + 13
+QP_DRAIN: Final = QP_KEPT_FIRST + 13  # 1: who put it into SQD wants to be told when all that had begun is done
+QP_WORDS: Final = QP_KEPT_FIRST + 14
 
 EVENT_FATAL: Final = 1  # an error that no completion tells
 EVENT_REQUEST: Final = 2  # the peer sent what is no valid request
 EVENT_ACCESS: Final = 4  # the peer asked for what it may not have
 EVENT_ESTABLISHED: Final = 8
+EVENT_DRAINED: Final = 16
 
 GAP_NEW: Final = 1  # something never seen, below QP_PEND_LOST: asked for by a NAK of the expected PSN, unless a copy of it came
 GAP_AGAIN: Final = 2  # something sent again, QP_PEND_NEXT: nobody is asked for it by a NAK of the expected PSN

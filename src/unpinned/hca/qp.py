@@ -28,6 +28,18 @@ def is_peer(h, q, hi, lo):
 
 
 @kernel
+def sends(h, q):
+    """Whether the requester is at work. In SQD it begins no message, and finishes those that it has begun."""
+    return h[q + L.QP_STATE] == L.QPS_RTS or h[q + L.QP_STATE] == L.QPS_SQD
+
+
+@kernel
+def drained(h, q):
+    """Whether every message that was begun is complete, and none is to be sent again."""
+    return h[q + L.QP_SQ_HEAD] == h[q + L.QP_SQ_NEXT] and h[q + L.QP_SQ_PACKET] == 0 and h[q + L.QP_SEND_PSN] == h[q + L.QP_MAX_PSN]
+
+
+@kernel
 def wqe(h, q, index):
     return h[q + L.QP_SQ_RING] + (index & h[q + L.QP_SQ_MASK]) * h[q + L.QP_SQ_STRIDE]
 

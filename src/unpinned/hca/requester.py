@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
+from unpinned.hca.completions import owe
 from unpinned.hca.outgoing import ASK, SOLICITED, add_packet, can_send, next_offset
 from unpinned.hca.parking import FAILED, NONE, WAITING, ask, settled, state
-from unpinned.hca.qp import complete_send, fail_qp, wqe
+from unpinned.hca.qp import complete_send, drained, fail_qp, sends, wqe
 from unpinned.hca.ready import set_deadline
 from unpinned.hca.regions import DENIED, HIT, MISS, authorize, describe, lookup
 from unpinned.paging import layout as P
@@ -99,7 +100,7 @@ def send(h, p, b, q, budget, now):
     if fault != NONE and fault != WAITING and h[q + L.QP_DEADLINE]:
         set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])  # the peer could not answer what we held back
     sent = 0
-    while sent < budget and h[q + L.QP_STATE] == L.QPS_RTS and h[q + L.QP_SEND_ERROR] == 0:
+    while sent < budget and sends(h, q) and h[q + L.QP_SEND_ERROR] == 0:
         if h[q + L.QP_SQ_NEXT] == h[q + L.QP_SQ_TAIL] or h[q + L.QP_RNR_UNTIL] > now or not can_send(h, p):
             break
         if send_packet(h, p, b, q, now) != SENT:
@@ -119,9 +120,18 @@ def break_request(h, p, q, status):
 @kernel
 def settle_error(h, p, q):
     """Fail the broken request once everything before it is complete; the QP ends with it."""
-    if h[q + L.QP_SEND_ERROR] and h[q + L.QP_SQ_HEAD] == h[q + L.QP_SQ_NEXT] and h[q + L.QP_STATE] == L.QPS_RTS:
+    if h[q + L.QP_SEND_ERROR] and h[q + L.QP_SQ_HEAD] == h[q + L.QP_SQ_NEXT] and sends(h, q):
         complete_send(h, q, h[q + L.QP_SEND_ERROR])
         fail_qp(h, p, q, h[q + L.QP_SEND_ERROR])
+    return 0
+
+
+@kernel
+def tell_drained(h, q):
+    """Whoever asked for it is told that a send queue in SQD has drained (IBTA vol. 1, 10.3.1.5)."""
+    if h[q + L.QP_DRAIN] and drained(h, q):
+        h[q + L.QP_DRAIN] = 0
+        owe(h, q + L.QP_EVENT, L.EVENT_DRAINED)
     return 0
 
 
@@ -163,6 +173,8 @@ def send_packet(h, p, b, q, now):
     opcode = h[w + L.W_OPCODE]
     k = h[q + L.QP_SQ_PACKET]
     if k == 0:
+        if h[q + L.QP_STATE] == L.QPS_SQD and h[q + L.QP_SEND_PSN] == h[q + L.QP_MAX_PSN]:
+            return STOP
         if h[w + L.W_FLAGS] & L.SEND_FENCE and h[q + L.QP_RD_HEAD] < h[q + L.QP_RD_TAIL]:
             return STOP
         status = unsound(opcode, h[w + L.W_LENGTH])

@@ -23,7 +23,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.parking import WAITING, keep, release_unless_used, state, unlink
-from unpinned.hca.qp import set_inflight, wqe
+from unpinned.hca.qp import sends, set_inflight, wqe
 from unpinned.hca.ready import make_ready, set_deadline
 from unpinned.hca.regions import DENIED, MISS, room
 from unpinned.hca.requester import gather, takes_read_slot
@@ -318,10 +318,10 @@ def admit_response(h, p, b, q, o, n, now):
 def land(h, p, b, q, now):
     """Judge the answers that waited for their landing memory, oldest first."""
     fault = state(h, p, q, L.QP_LAND_FAULT, now)
-    while h[q + L.QP_LAND_COUNT] > 0 and h[q + L.QP_STATE] == L.QPS_RTS:
+    while h[q + L.QP_LAND_COUNT] > 0 and sends(h, q):
         if from_queue(h, p, b, q, q + L.QP_LAND_HEAD, now) != TAKEN:
             return 0
-    if h[q + L.QP_LAND_GAP] and fault != WAITING and h[q + L.QP_STATE] == L.QPS_RTS:
+    if h[q + L.QP_LAND_GAP] and fault != WAITING and sends(h, q):
         h[q + L.QP_LAND_GAP] = 0
         go_back(h, q, h[q + L.QP_UNA])  # what found no place is asked for again, without waiting for a timeout
     return 0

@@ -18,7 +18,8 @@ from unpinned.compiled.libc import eventfd_write, monotonic_ns, sys_call, sys_po
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
 from unpinned.hca.parking import forget
-from unpinned.hca.qp import fail_qp, release_faults, set_inflight
+from unpinned.hca.qp import drained, fail_qp, release_faults, set_inflight
+from unpinned.hca.ready import make_ready
 from unpinned.host import engine_words as E
 from unpinned.host.holes import cut
 from unpinned.host.lock import halt, lock, resume, unlock
@@ -38,15 +39,16 @@ NOT_NOW = 0
 
 @kernel
 def write_words(e, s):
-    """Write s[2] pairs (index, value), from s[3] on, into the device's block, if its word s[0] holds s[1] (s[0] < 0:
-    always). DONE or NOT_NOW.
+    """Write s[2] pairs (index, value), from s[3] on, into the device's block, if queue pair s[0] is in state s[1]. It then has a
+    turn: it may have more to do now. DONE or NOT_NOW.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     lock(e, E.E_LOCK)
     result = NOT_NOW
-    if s[0] < 0 or h[s[0]] == s[1]:
+    if h[s[0] + L.QP_STATE] == s[1]:
         for i in range(s[2]):
             h[s[3 + 2 * i]] = s[4 + 2 * i]
+        make_ready(h, s[0])
         result = DONE
     unlock(e, E.E_LOCK)
     return result
@@ -153,6 +155,16 @@ def break_qp(e, q):
         if h[q + L.QP_ERROR] == 0:
             fail_qp(h, p, q, L.WC_WR_FLUSH_ERR)
         result = DONE
+    unlock(e, E.E_LOCK)
+    return result
+
+
+@kernel
+def has_drained(e, q):
+    """Is all done that the queue pair has begun? In SQD it stays so."""
+    h = words_at(e[E.E_H], e[E.E_H + 1])
+    lock(e, E.E_LOCK)
+    result = DONE if drained(h, q) else NOT_NOW
     unlock(e, E.E_LOCK)
     return result
 

@@ -234,6 +234,10 @@ class Queues:
         """Write words of a queue pair's record (QP_*: value), if it is in the state *before*; was it?"""
         return self._write({pair.q + word: value for word, value in words.items()}, pair, before)
 
+    def drained(self, pair: QueuePair) -> bool:
+        """Is all done that a queue pair in SQD had begun?"""
+        return bool(control.has_drained(self._device.e, pair.q) == control.DONE)
+
     def to_rtr(self, pair: QueuePair, path: setup.Path) -> bool:
         """INIT -> RTR; False when it was not in INIT."""
         changes = _Changes(self._device.h)
@@ -250,8 +254,10 @@ class Queues:
     def _write(self, words: dict[int, int], pair: QueuePair, state: int) -> bool:
         self._device.check()
         flat = [value for item in words.items() for value in item]
-        staged = np.array([pair.q + L.QP_STATE, state, len(words), *flat], np.int64)
-        return bool(control.write_words(self._device.e, staged) == control.DONE)
+        staged = np.array([pair.q, state, len(words), *flat], np.int64)
+        written = bool(control.write_words(self._device.e, staged) == control.DONE)
+        self._device.drive()
+        return written
 
 
 def depth(entries: int) -> int:

@@ -108,6 +108,7 @@ class QPAttr:
     ah_attr: AHAttr = field(default_factory=AHAttr)
     pkey_index: int = 0
     sq_draining: int = 0
+    en_sqd_async_notify: int = 0
     max_rd_atomic: int = L.READ_RING
     max_dest_rd_atomic: int = L.READ_RING
     min_rnr_timer: int = 12
@@ -169,6 +170,27 @@ def park_ns(timeout: int, unpinned: bool) -> int:
     """
     quarter = timeout_ns(timeout) // 4 or PARK_FOREVER_NS
     return quarter if unpinned else min(quarter, PARK_FOREIGN_NS)
+
+
+def retuned(attr: QPAttr, mask: int, old: QPAttr) -> dict[int, int]:
+    """What may change while nothing is under way (SQD), as words of the queue pair's record; the peer's address apart."""
+    words: dict[int, int] = {}
+    if mask & e.IBV_QP_TIMEOUT:
+        words[L.QP_TIMEOUT_NS] = timeout_ns(attr.timeout)
+    if mask & e.IBV_QP_RETRY_CNT:
+        words[L.QP_RETRY_MAX] = words[L.QP_RETRIES] = attr.retry_cnt
+    if mask & e.IBV_QP_RNR_RETRY:
+        words[L.QP_RNR_MAX] = words[L.QP_RNR_RETRIES] = attr.rnr_retry
+    if mask & e.IBV_QP_MAX_QP_RD_ATOMIC:
+        words[L.QP_RD_MAX] = attr.max_rd_atomic
+    if mask & e.IBV_QP_MAX_DEST_RD_ATOMIC:
+        words[L.QP_DEST_RD_MAX] = attr.max_dest_rd_atomic
+    if mask & e.IBV_QP_AV:
+        words[L.QP_PEER_PORT] = attr.dest_port
+    if mask & (e.IBV_QP_AV | e.IBV_QP_TIMEOUT):
+        timeout = attr.timeout if mask & e.IBV_QP_TIMEOUT else old.timeout
+        words[L.QP_PARK_NS] = park_ns(timeout, attr.peer_unpinned if mask & e.IBV_QP_AV else old.peer_unpinned)
+    return words
 
 
 def check_init(attr: QPInitAttr) -> None:

@@ -280,7 +280,8 @@ class Context(Resource):
 
         IBV_EVENT_CQ_ERR: a completion queue overran; IBV_EVENT_QP_FATAL: a queue pair ended by that. IBV_EVENT_QP_REQ_ERR and
         IBV_EVENT_QP_ACCESS_ERR: it ended because the peer asked for what is no valid request, or not allowed, or not there any
-        more. IBV_EVENT_COMM_EST: a request came to a queue pair in RTR. One of each kind waits for each queue at most, in no order
+        more. IBV_EVENT_COMM_EST: a request came to a queue pair in RTR. IBV_EVENT_SQ_DRAINED: all that a queue pair had begun is done,
+        as was asked for when it was put into SQD. One of each kind waits for each queue at most, in no order
         between queues; those of a closed queue are gone. OSError ETIMEDOUT after *timeout* seconds.
         """
         return await_one(self._take_event, self._async_fd, timeout, "asynchronous event")

@@ -27,7 +27,7 @@ WAIT_SECONDS = 0.5  # a wait looks so often whether another thread has closed wh
 
 QP_EVENTS: Final = {
     L.EVENT_FATAL: e.IBV_EVENT_QP_FATAL, L.EVENT_REQUEST: e.IBV_EVENT_QP_REQ_ERR, L.EVENT_ACCESS: e.IBV_EVENT_QP_ACCESS_ERR,
-    L.EVENT_ESTABLISHED: e.IBV_EVENT_COMM_EST,
+    L.EVENT_ESTABLISHED: e.IBV_EVENT_COMM_EST, L.EVENT_DRAINED: e.IBV_EVENT_SQ_DRAINED,
 }  # fmt: skip
 NAMES: Final = {value: name for name, value in vars(e).items() if name.startswith("IBV_EVENT_")}
 CQ_EVENTS: Final = {L.TELL_OVERRUN: e.IBV_EVENT_CQ_ERR}

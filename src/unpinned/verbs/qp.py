@@ -22,7 +22,7 @@ from unpinned.host.queues import QueuePair
 from unpinned.verbs import batch, states
 from unpinned.verbs import enums as e
 from unpinned.verbs.addr import GID, AHAttr, GlobalRoute
-from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns
+from unpinned.verbs.attributes import ATTRIBUTE_BITS, PeerInfo, QPAttr, QPInitAttr, check_init, park_ns, retuned
 from unpinned.verbs.context import Resource
 from unpinned.verbs.errors import ArgumentError, caller_level, closed, coded, instance, integer, refused
 from unpinned.verbs.events import QP_EVENTS, happened
@@ -36,7 +36,8 @@ _QP_ACCESS = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS
 _INLINE_OPCODES = {
     e.IBV_WR_SEND, e.IBV_WR_SEND_WITH_IMM, e.IBV_WR_SEND_WITH_INV, e.IBV_WR_RDMA_WRITE, e.IBV_WR_RDMA_WRITE_WITH_IMM,
 }  # fmt: skip
-_RECEIVING = (L.QPS_INIT, L.QPS_RTR, L.QPS_RTS, L.QPS_ERR)
+_SENDING = (L.QPS_RTS, L.QPS_SQD, L.QPS_ERR)
+_RECEIVING = (L.QPS_INIT, L.QPS_RTR, L.QPS_RTS, L.QPS_SQD, L.QPS_ERR)
 
 
 class QP(Resource):
@@ -98,7 +99,7 @@ class QP(Resource):
 
     @property
     def state(self) -> str:
-        """The state's name: "RESET", "INIT", "RTR", "RTS" or "ERR"."""
+        """The state's name: "RESET", "INIT", "RTR", "RTS", "SQD" or "ERR"."""
         return states.STATES[self.qp_state]
 
     @property
@@ -108,7 +109,9 @@ class QP(Resource):
     def query(self, attr_mask: int = 0) -> tuple[QPAttr, QPInitAttr]:
         """All attributes as they are now (whatever *attr_mask*), and those it was made with."""
         state = self.qp_state
-        return dataclasses.replace(self._attr, qp_state=state, cur_qp_state=state, cap=self._cap), self._init_attr
+        draining = int(state == e.IBV_QPS_SQD and not self._drained())
+        attr = dataclasses.replace(self._attr, qp_state=state, cur_qp_state=state, sq_draining=draining, cap=self._cap)
+        return attr, self._init_attr
 
     def to_init(self, qp_attr: QPAttr) -> None:
         """RESET -> INIT."""
@@ -148,6 +151,8 @@ class QP(Resource):
         if comp_mask & e.IBV_QP_CUR_STATE and qp_attr.cur_qp_state != state:
             raise ArgumentError("cur_qp_state", f"the queue pair is in {states.STATES[state]}")
         states.check(self.qp_num, state, new, comp_mask)
+        if state == e.IBV_QPS_SQD and new in (e.IBV_QPS_SQD, e.IBV_QPS_RTS) and not self._drained():
+            raise refused(errno.EINVAL, f"{self._name}: the send queue is still draining")
         if new == e.IBV_QPS_RESET:
             self.device.queues.reset_qp(self._pair)
         elif new == e.IBV_QPS_ERR:
@@ -169,20 +174,34 @@ class QP(Resource):
             words[L.QP_PARK_NS] = park_ns(attr.timeout, self._attr.peer_unpinned)
             sending = setup.Sending(attr.sq_psn, attr.timeout, attr.retry_cnt, attr.rnr_retry, attr.max_rd_atomic)
             return self.device.queues.to_rts(self._pair, sending, words)
+        if state == e.IBV_QPS_SQD:
+            words |= retuned(attr, mask, self._attr)
+            if mask & e.IBV_QP_AV:
+                words[L.QP_PEER_HI], words[L.QP_PEER_LO] = self._peer(attr)
+        words[L.QP_DRAIN] = int(state != new == e.IBV_QPS_SQD and bool(mask & e.IBV_QP_EN_SQD_ASYNC_NOTIFY and attr.en_sqd_async_notify))
         return self.device.queues.change(self._pair, state, {L.QP_STATE: new, **words})
 
-    def _path(self, attr: QPAttr, access: int) -> setup.Path:
+    def _drained(self) -> bool:
+        """Is the send queue of a queue pair in SQD drained? Then it stays so until it goes on."""
+        return self.device.queues.drained(self._pair)
+
+    def _peer(self, attr: QPAttr) -> tuple[int, int]:
+        """The peer's address, as the device has it."""
         instance("ah_attr", attr.ah_attr, AHAttr)
         gid = attr.ah_attr.dgid
         local = self._device.endpoint.address
         if gid.address.version != local.version:
             raise ArgumentError("ah_attr", f"{gid.address} cannot be reached from {local}")
+        return gid.words
+
+    def _path(self, attr: QPAttr, access: int) -> setup.Path:
+        high, low = self._peer(attr)
+        local = self._device.endpoint.address
         carried = path_mtu(local)
         if attr.path_mtu > carried:
             text = f"path_mtu {MTU_BYTES[attr.path_mtu]} does not fit the interface of {local}: lowered to {MTU_BYTES[carried]}"
             warnings.warn(f"{text}, which must be so at the peer too", RuntimeWarning, stacklevel=caller_level())
             attr.path_mtu = carried
-        high, low = gid.words
         return setup.Path(
             dest_qpn=attr.dest_qp_num, peer_hi=high, peer_lo=low, rq_psn=attr.rq_psn, mtu=MTU_BYTES[attr.path_mtu],
             port=attr.dest_port, min_rnr_timer=attr.min_rnr_timer, max_dest_rd_atomic=attr.max_dest_rd_atomic,
@@ -235,7 +254,7 @@ class QP(Resource):
         OSError: EINVAL in a state that takes none, ENOMEM when the queue is full. *bad_wr* then becomes the first request
         that was not posted.
         """
-        device = self._ready("post_send", (L.QPS_RTS, L.QPS_ERR))
+        device = self._ready("post_send", _SENDING)
         refuse_circle(wr)
         current: SendWR | None = wr
         while current is not None:
@@ -345,7 +364,7 @@ class QP(Resource):
         One call for thousands: they are checked, and copied, by compiled code.
         OSError: EINVAL or EOPNOTSUPP for a record that cannot be posted; none is then.
         """
-        device = self._ready("post_send_many", (L.QPS_RTS, L.QPS_ERR))
+        device = self._ready("post_send_many", _SENDING)
         rows = batch.rows_of(wrs, count, self._stride)
         batch.check_sends(rows, self._cap.max_send_sge)
         with self._turn:

@@ -39,7 +39,12 @@ _RTR = (
 _RTS = e.IBV_QP_TIMEOUT | e.IBV_QP_RETRY_CNT | e.IBV_QP_RNR_RETRY | e.IBV_QP_SQ_PSN | e.IBV_QP_MAX_QP_RD_ATOMIC
 _LIVE = e.IBV_QP_CUR_STATE | e.IBV_QP_ACCESS_FLAGS | e.IBV_QP_MIN_RNR_TIMER
 
-_ANY = (e.IBV_QPS_RESET, e.IBV_QPS_INIT, e.IBV_QPS_RTR, e.IBV_QPS_RTS, e.IBV_QPS_ERR)
+_DRAINED = (
+    e.IBV_QP_AV | e.IBV_QP_TIMEOUT | e.IBV_QP_RETRY_CNT | e.IBV_QP_RNR_RETRY | e.IBV_QP_MAX_QP_RD_ATOMIC
+    | e.IBV_QP_MAX_DEST_RD_ATOMIC | e.IBV_QP_ACCESS_FLAGS | e.IBV_QP_MIN_RNR_TIMER | e.IBV_QP_PKEY_INDEX | e.IBV_QP_PORT
+)  # fmt: skip
+
+_ANY = (e.IBV_QPS_RESET, e.IBV_QPS_INIT, e.IBV_QPS_RTR, e.IBV_QPS_RTS, e.IBV_QPS_SQD, e.IBV_QPS_ERR)
 
 TRANSITIONS: dict[tuple[int, int], Transition] = {
     (e.IBV_QPS_RESET, e.IBV_QPS_INIT): Transition(_INIT),
@@ -47,6 +52,9 @@ TRANSITIONS: dict[tuple[int, int], Transition] = {
     (e.IBV_QPS_INIT, e.IBV_QPS_RTR): Transition(_RTR, e.IBV_QP_ACCESS_FLAGS | e.IBV_QP_PKEY_INDEX),
     (e.IBV_QPS_RTR, e.IBV_QPS_RTS): Transition(_RTS, _LIVE),
     (e.IBV_QPS_RTS, e.IBV_QPS_RTS): Transition(0, _LIVE),
+    (e.IBV_QPS_RTS, e.IBV_QPS_SQD): Transition(0, e.IBV_QP_EN_SQD_ASYNC_NOTIFY),
+    (e.IBV_QPS_SQD, e.IBV_QPS_SQD): Transition(0, _DRAINED),
+    (e.IBV_QPS_SQD, e.IBV_QPS_RTS): Transition(0, _LIVE),
     **{(state, e.IBV_QPS_RESET): Transition() for state in _ANY},
     **{(state, e.IBV_QPS_ERR): Transition() for state in _ANY},
 }
@@ -66,7 +74,7 @@ def names(mask: int) -> str:
 def check(number: int, state: int, new: int, mask: int) -> None:
     """Refuse a transition that the table has not, or that names too few or too many attributes: OSError EINVAL."""
     change = f"queue pair {number:#x}: modify {STATES.get(state, state)} -> {STATES.get(new, new)}"
-    if new in (e.IBV_QPS_SQD, e.IBV_QPS_SQE):
+    if new == e.IBV_QPS_SQE:
         raise unsupported(f"{change}: the state {STATES[new]}")
     found = TRANSITIONS.get((state, new))
     if found is None:
