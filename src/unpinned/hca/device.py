@@ -18,6 +18,7 @@ from unpinned.compiled import kernel
 from unpinned.hca import layout as L
 from unpinned.hca.admission import admit_request, identify
 from unpinned.hca.completions import owe
+from unpinned.hca.fetches import stop_repetition, stopped
 from unpinned.hca.outgoing import can_send
 from unpinned.hca.parking import feed, give_back, release_unless_used, state, unlink
 from unpinned.hca.qp import complete_receive, complete_send, fail_qp, flush, sends, wqe
@@ -74,15 +75,27 @@ def finish(h, p, now):
 
 @kernel
 def finish_unsent(h, p, q, t, now):
-    """Memory that was to be sent could not be read: the range is gone."""
+    """Memory that was to be sent could not be read: the range is gone.
+
+    Where that stops a response that was sent before, nothing ends (``fetches.stop_repetition``). What lies behind it in the batch
+    was not tried, and is as if it had not been there.
+    """
     psn = h[t + L.T_PSN]
+    untried = stopped(h, q)
     if h[t + L.T_SIDE] == 1:
-        return deny(h, p, q, psn, L.NAK_ACCESS)
+        if not untried and h[t + L.T_AGAIN] == 0:
+            return deny(h, p, q, psn, L.NAK_ACCESS)
+        if not untried:
+            return stop_repetition(h, q, psn, h[t + L.T_AGAIN])
+        if h[t + L.T_AGAIN] == 0:
+            h[q + L.QP_ANSWERED] = min(h[q + L.QP_ANSWERED], psn)
+        return 0
     if h[q + L.QP_UNA] <= psn < h[q + L.QP_SEND_PSN] and sends(h, q):
         go_back(h, q, psn)  # as if it had not been tried: what came before may still succeed
         if h[q + L.QP_UNA] < psn and h[q + L.QP_TIMEOUT_NS]:  # or may have been lost, and nothing else is sent any more
             set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
-        break_request(h, p, q, L.WC_LOC_PROT_ERR)
+        if not untried:
+            break_request(h, p, q, L.WC_LOC_PROT_ERR)
     return 0
 
 

@@ -25,6 +25,7 @@ ATOMIC_VA = O.BTH_BYTES + W.ATOMICETH_VA
 ATOMIC_RKEY = O.BTH_BYTES + W.ATOMICETH_RKEY
 ATOMIC_SWAP = O.BTH_BYTES + W.ATOMICETH_SWAP
 ATOMIC_COMPARE = O.BTH_BYTES + W.ATOMICETH_COMPARE
+NO_KEY = 0  # no region's
 
 
 @kernel
@@ -116,15 +117,40 @@ def put_aside(h, q, end):
         if end > h[q + L.QP_KEPT_FIRST]:
             h[q + L.QP_KEPT_END] = 0
     elif h[q + L.QP_BUSY] == L.BUSY_READ and (end <= h[q + L.QP_READ_FIRST] or h[q + L.QP_READ_PSN] > h[q + L.QP_READ_FIRST]):
-        h[q + L.QP_KEPT_FIRST] = h[q + L.QP_READ_FIRST]
-        h[q + L.QP_KEPT_PSN] = h[q + L.QP_READ_PSN]
-        h[q + L.QP_KEPT_END] = h[q + L.QP_READ_END]
-        h[q + L.QP_KEPT_VA] = h[q + L.QP_READ_VA]
-        h[q + L.QP_KEPT_LEFT] = h[q + L.QP_READ_LEFT]
-        h[q + L.QP_KEPT_KEY] = h[q + L.QP_READ_KEY]
-        h[q + L.QP_KEPT_AGAIN] = h[q + L.QP_READ_AGAIN]
+        keep_read(h, q)
         h[q + L.QP_PARK_UNTIL] = 0  # what comes now has its own time
     return 0
+
+
+@kernel
+def keep_read(h, q):
+    """The READ under way will go on where it is (``reads.carry_on``)."""
+    h[q + L.QP_KEPT_FIRST] = h[q + L.QP_READ_FIRST]
+    h[q + L.QP_KEPT_PSN] = h[q + L.QP_READ_PSN]
+    h[q + L.QP_KEPT_END] = h[q + L.QP_READ_END]
+    h[q + L.QP_KEPT_VA] = h[q + L.QP_READ_VA]
+    h[q + L.QP_KEPT_LEFT] = h[q + L.QP_READ_LEFT]
+    h[q + L.QP_KEPT_KEY] = h[q + L.QP_READ_KEY]
+    h[q + L.QP_KEPT_AGAIN] = h[q + L.QP_READ_AGAIN]
+    return 0
+
+
+@kernel
+def stop_repetition(h, q, psn, end):
+    """A READ that is answered again, up to PSN ``end``, stops at ``psn``, whose memory could not be read.
+
+    As one that meets a page which is gone (``reads.turn_down``): what is left of it is a READ that nobody may have. What it had
+    interrupted goes on afterwards, and may go on already.
+    """
+    if h[q + L.QP_BUSY] == L.BUSY_READ and h[q + L.QP_READ_END] != end:
+        keep_read(h, q)
+    return start_read(h, q, psn, 1, 0, 1, NO_KEY, 1)
+
+
+@kernel
+def stopped(h, q):
+    """Whether that has happened, and the peer not been told yet."""
+    return h[q + L.QP_BUSY] == L.BUSY_READ and h[q + L.QP_READ_KEY] == NO_KEY and h[q + L.QP_READ_LEFT] > 0
 
 
 @kernel

@@ -400,7 +400,8 @@ T_FIRST: Final = 3  # DMA descriptors [first, end)
 T_END: Final = 4
 T_SIDE: Final = 5  # 0 requester, 1 responder, 2 nothing to copy
 T_PSN: Final = 6
-TX_WORDS: Final = 7
+T_AGAIN: Final = 7  # of a READ response that was sent before: where its READ ends, PSN; else 0
+TX_WORDS: Final = 8
 
 A_KIND: Final = 0
 A_QP: Final = 1

@@ -57,5 +57,6 @@ def add_packet(h, p, b, q, opcode, psn, size, first, side, flags):
     h[t + L.T_END] = p[P.DMA_COUNT]
     h[t + L.T_SIDE] = side
     h[t + L.T_PSN] = psn
+    h[t + L.T_AGAIN] = 0
     h[L.H_TX_BYTES] += h[t + L.T_LENGTH]
     return t

@@ -155,7 +155,9 @@ def stream(h, p, b, q, budget, now):
             describe(h, p, mr, va, size, P.OP_READ, o + O.HEADER_LENGTH[opcode], q)
         if opcode != O.RC_READ_RESPONSE_MIDDLE:
             W.put_aeth(b, o + O.BTH_BYTES, L.SYNDROME_ACK, h[q + L.QP_MSN] & L.PSN_MASK)
-        add_packet(h, p, b, q, opcode, psn, size, first, 1, 0)
+        t = add_packet(h, p, b, q, opcode, psn, size, first, 1, 0)
+        if psn < h[q + L.QP_ANSWERED]:
+            h[t + L.T_AGAIN] = h[q + L.QP_READ_END]
         sent += 1
         settled(h, q, L.QP_PARK_FAULT)
         h[q + L.QP_PARK_UNTIL] = 0

@@ -269,6 +269,79 @@ def test_a_copy_that_fails_is_a_refusal_and_nothing_after_it_goes_out() -> None:
     end.quiet()
 
 
+def test_a_copy_that_fails_for_a_repeated_read_ends_nothing() -> None:
+    """The owner has protected the page, of which nobody is told; the peer has the bytes, or learns from the NAK why it has not."""
+    end = End(2)
+    source, target = end.buffer(64 * PAGE), end.buffer(64)
+    peer = peer_of(end)
+    request = read(peer, 100, source, 0, 32 * PAGE)
+    assert len(peer.give(request)) == 128
+    end.gone |= set(source.pages(16 * PAGE, PAGE))
+    answers = peer.give(request)
+    assert [a["psn"] for a in answers] == list(range(100, 165))
+    assert (answers[-1]["opcode"], answers[-1]["aeth"][0]) == (O.RC_ACK, L.NAK_ACCESS)
+    (ack,) = peer.give(peer.packet(O.RC_WRITE_ONLY, 228, b"data", reth=(target.va, target.key, 4)))
+    assert (ack["psn"], ack["aeth"][0]) == (228, L.SYNDROME_ACK) and target.array[:4].tobytes() == b"data"
+    assert end.h[peer.q + L.QP_STATE] == L.QPS_RTS
+    end.quiet()
+
+
+def test_a_copy_that_fails_for_a_repeated_read_costs_our_own_requests_nothing() -> None:
+    """Their copies stood behind it in the batch, and were not tried."""
+    end = End(2)
+    source = end.buffer(PAGE)
+    peer = peer_of(end)
+    request = read(peer, 100, source, 0, PAGE)
+    assert len(peer.give(request)) == 4
+    end.gone |= set(source.pages())
+    ours = end.buffer(PAGE)
+    ours.array[:] = 0x5A
+    assert setup.post_send(end.h, peer.q, wr_id=1, opcode=L.WR_RDMA_WRITE, flags=0, sges=[ours.sge()], rva=0x7000, rkey=0x99)
+    answers = peer.give(request)
+    assert [(a["opcode"], a["psn"]) for a in answers] == [
+        (O.RC_ACK, 100), (O.RC_WRITE_FIRST, 500), (O.RC_WRITE_MIDDLE, 501), (O.RC_WRITE_MIDDLE, 502), (O.RC_WRITE_LAST, 503),
+    ]  # fmt: skip
+    assert answers[0]["aeth"][0] == L.NAK_ACCESS and answers[4]["payload"] == b"\x5a" * 1024
+    peer.give(peer.ack(503))
+    assert end.statuses(peer.q) == [(1, L.WC_SUCCESS)]
+    end.quiet()
+
+
+@pytest.mark.parametrize("size", [8, PAGE], ids=["whole", "under way"])
+def test_what_a_repeated_read_has_interrupted_goes_on_after_a_copy_that_fails(size: int) -> None:
+    end = End(2)
+    end.fault_after = 2 * MS
+    old, source = end.buffer(PAGE), end.buffer(2 * PAGE, pinned=False)
+    end.absent -= set(source.pages(0, PAGE))
+    peer = peer_of(end, mtu=256, park_ns=16 * MS)
+    first = read(peer, 100, old, 0, size)
+    count = -(-size // 256)
+    assert len(peer.give(first)) == count
+    assert len(peer.give(read(peer, 100 + count, source, 0, 2 * PAGE))) == 16
+    end.gone |= set(old.pages())
+    end.h[L.H_TX_BURST] = 8
+    (nak,) = peer.give(first)
+    assert (nak["opcode"], nak["psn"], nak["aeth"][0]) == (O.RC_ACK, 100, L.NAK_ACCESS)
+    assert [a["psn"] for a in peer.wait(2 * MS)] == list(range(116 + count, 132 + count))
+    end.quiet()
+
+
+def test_what_was_never_sent_is_refused_although_its_read_is_repeated() -> None:
+    end = End(2)
+    source = end.buffer(4 * PAGE)
+    peer = peer_of(end)
+    assert len(peer.give(read(peer, 100, source, 0, PAGE))) == 4
+    end.gone |= set(source.pages(0, PAGE))
+    longer = read(peer, 100, source, 0, 2 * PAGE)
+    assert [a["aeth"][0] for a in peer.give(longer)] == [L.NAK_ACCESS]
+    assert end.h[peer.q + L.QP_STATE] == L.QPS_RTS, "it had been sent"
+    end.gone |= set(source.pages(PAGE, PAGE))
+    (nak,) = peer.give(read(peer, 104, source, PAGE, PAGE))
+    assert (nak["psn"], nak["aeth"][0]) == (104, L.NAK_ACCESS)
+    assert end.h[peer.q + L.QP_STATE] == L.QPS_ERR, "its copy was not tried behind the one that failed, so it was not"
+    end.quiet()
+
+
 def test_a_region_closed_in_the_middle_of_a_read() -> None:
     end = End(2)
     source = end.buffer(1 << 17)
