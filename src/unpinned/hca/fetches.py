@@ -116,6 +116,8 @@ def put_aside(h, q, end):
     if h[q + L.QP_KEPT_END]:
         if end > h[q + L.QP_KEPT_FIRST]:
             h[q + L.QP_KEPT_END] = 0
+        if end <= h[q + L.QP_READ_FIRST]:
+            h[q + L.QP_PARK_UNTIL] = 0  # it was another's that is dropped
     elif h[q + L.QP_BUSY] == L.BUSY_READ and (end <= h[q + L.QP_READ_FIRST] or h[q + L.QP_READ_PSN] > h[q + L.QP_READ_FIRST]):
         keep_read(h, q)
         h[q + L.QP_PARK_UNTIL] = 0  # what comes now has its own time

@@ -258,6 +258,28 @@ def test_a_fault_that_fails_after_its_read_is_no_later_write_s() -> None:
     end.quiet()
 
 
+def test_a_read_that_goes_on_has_a_park_of_its_own() -> None:
+    """A stray atomic ends the park of a stray READ: what both had interrupted is not given up when that would have been."""
+    end = End(2)
+    end.fault_after = 6 * MS + MS // 2
+    cell, old, source = end.buffer(64), end.buffer(PAGE, pinned=False), end.buffer(PAGE, pinned=False)
+    end.absent -= set(old.pages())
+    peer = peer_of(end, park_ns=4 * MS)
+    atomic = peer.packet(O.RC_FETCH_ADD, 100, atomiceth=(cell.va, cell.key, 1, 0))
+    first = read(peer, 101, old, 0, 8)
+    assert [a["psn"] for a in peer.give(atomic, first)] == [100, 101]
+    end.discard(old.pages())
+    assert peer.give(read(peer, 102, source, 0, 8)) == []
+    peer.now += 2 * MS
+    assert peer.give(first) == [], "parked, and the other put aside"
+    peer.now += MS
+    assert [a["psn"] for a in peer.give(atomic)] == [100]
+    assert peer.wait(3 * MS) == [], "the stray copy's park would end here"
+    assert [(a["opcode"], a["psn"]) for a in peer.wait(MS // 2)] == [(O.RC_READ_RESPONSE_ONLY, 102)]
+    assert end.counter("rnr_nak_fault") == 0
+    end.quiet()
+
+
 def test_a_copy_that_fails_is_a_refusal_and_nothing_after_it_goes_out() -> None:
     end = End(2)
     source = end.buffer(4 * PAGE)
