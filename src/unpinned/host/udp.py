@@ -3,6 +3,8 @@
 Unconnected, because a connected socket numbers its IPv4 identifications from a random start, and the ICRC that we compute
 beforehand covers them; with "don't fragment" an unconnected one sends 0 (and k in the k-th datagram of a burst).
 SO_NO_CHECK is not used: the kernel refuses to cut up bursts without a UDP checksum, and on loopback it computes none.
+Over IPv6, Linux's own RoCE (as other senders may) leaves the UDP checksum 0, and a socket drops such datagrams unless it says that
+it will not (UDP_NO_CHECK6_RX): the ICRC covers more than that checksum would.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from unpinned.host.layout import Words
 ROCE_PORT = 4791
 BUFFER_BYTES = 8 << 20
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_UDP_NO_CHECK6_RX = 102
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 _LOOPBACK_CANDIDATES = 250
 
@@ -113,6 +116,7 @@ def _open(address: IPAddress, scope: int, port: int, buffer_bytes: int) -> Endpo
         if six:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+            _has(sock, _UDP_NO_CHECK6_RX, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
         _bind(sock, address, scope, port)

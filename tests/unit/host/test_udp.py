@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -106,6 +107,21 @@ def test_a_receiver_without_coalescing(ends: tuple[End, End]) -> None:
     two.endpoint.socket.setsockopt(17, 104, 0)
     assert one.send(two, data(250), 100) == 250
     assert [len(burst[0]) for burst in two.receive()] == [100, 100, 50]
+
+
+@pytest.mark.parametrize("ends", ["127.0.0.1", "::1"], indirect=True)
+def test_a_datagram_without_a_udp_checksum_comes_in(ends: tuple[End, End]) -> None:
+    """As Linux's own RoCE sends them, over IPv6 as well."""
+    two = ends[1]
+    address = str(two.endpoint.address)
+    family = socket.AF_INET6 if two.endpoint.address.version == 6 else socket.AF_INET
+    try:
+        raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        pytest.skip("needs raw sockets (CAP_NET_RAW)")
+    with raw:
+        raw.sendto(struct.pack(">HHHH", 0xC123, two.endpoint.port, 8 + 20, 0) + data(20), (address, 0))
+    assert two.receive() == [(data(20), 20, two.endpoint.address, 0xC123)]
 
 
 def test_what_does_not_fit(ends: tuple[End, End]) -> None:
