@@ -7,11 +7,13 @@ the window, so that the window slides before it closes.
 
 * A request of more than H_READ_CHUNK bytes is read in several READ requests whose boundaries are multiples of the chunk (a
   power of two of packets, halved until two fit the window), so a retransmission asks for the rest of a chunk and never
-  across one.
+  across one; nor across a smaller one that was asked for meanwhile (QP_CHUNK).
 * Packet k of a request carries PSN first + k and starts at byte k * MTU, for WRITE, SEND and READ alike: going back
   is arithmetic.
 * Bytes in flight are bounded twice: by the QP's window, which halves on loss and grows with every window acknowledged
-  (go-back-N loses a whole window per lost packet), and by the device's, which keeps a socket buffer from overflowing.
+  (go-back-N loses a whole window per lost packet), and by the device's, which keeps a socket buffer from overflowing.  Each QP
+  has a share of that to itself, whatever the others have in flight (their peers may be dead, or wait for pages): all together
+  have two windows at most, and a packet each.
   A QP that finds the device's window full always has an answer coming that will wake it (QP_ASKED): failing that, it may
   send one packet more, which asks.
 * Memory that is not there parks the sending half only (QP_SEND_FAULT).  A READ is not asked for before the pages it lands on
@@ -32,6 +34,8 @@ from unpinned.paging import layout as P
 from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
 from unpinned.wire.bytes import put32
+
+SHARES_MIN = 4  # of a device with fewer QPs than that, too, no QP has a larger share of the window
 
 SENT = 0
 STOP = 1  # window, fence, burst or fault: not now
@@ -137,13 +141,21 @@ def tell_drained(h, q):
 
 @kernel
 def window_allows(h, q, packets):
-    """Whether that many more packets may be in flight; one request always may when nothing is."""
+    """Whether that many more packets may be in flight; one request always may when nothing is (``read_packets`` bounds it)."""
     flying = h[q + L.QP_SEND_PSN] - h[q + L.QP_UNA]
     if flying == 0:
         return True
     if flying + packets > h[q + L.QP_CWND]:
         return False
-    return h[L.H_INFLIGHT] + packets * h[q + L.QP_MTU] <= h[L.H_WINDOW] or h[q + L.QP_ASKED] < h[q + L.QP_UNA]
+    if h[L.H_INFLIGHT] + packets * h[q + L.QP_MTU] <= h[L.H_WINDOW] or flying + packets <= share(h, q):
+        return True
+    return h[q + L.QP_ASKED] < h[q + L.QP_UNA]
+
+
+@kernel
+def share(h, q):
+    """The packets that the QP may have in flight though the device's window is full."""
+    return max(1, h[L.H_WINDOW] // max(SHARES_MIN, h[L.H_QP_LIVE]) // h[q + L.QP_MTU])
 
 
 @kernel
@@ -152,9 +164,26 @@ def read_packets(h, q, w, k):
     chunk = max(1, h[L.H_READ_CHUNK] // h[q + L.QP_MTU])
     while chunk > 1 and 2 * chunk > h[q + L.QP_CWND]:
         chunk >>= 1
-    packets = min(h[w + L.W_PACKETS], (k // chunk + 1) * chunk) - k
+    if h[q + L.QP_SEND_PSN] == h[q + L.QP_UNA]:  # it may be asked for whatever the others have in flight
+        most = max(share(h, q), (h[L.H_WINDOW] - h[L.H_INFLIGHT]) // h[q + L.QP_MTU])
+        while chunk > most:
+            chunk >>= 1
     again = h[q + L.QP_MAX_PSN] - h[q + L.QP_SEND_PSN]
+    if again > 0 and h[q + L.QP_CHUNK]:
+        chunk = min(chunk, h[q + L.QP_CHUNK])
+    packets = min(h[w + L.W_PACKETS], (k // chunk + 1) * chunk) - k
     return min(packets, again) if again > 0 else packets
+
+
+@kernel
+def note_boundary(h, q, w, end):
+    """A READ asks up to packet ``end`` of its request. Some responders answer no repetition that asks across such a place."""
+    if h[q + L.QP_SEND_PSN] == h[q + L.QP_UNA] and h[q + L.QP_SEND_PSN] >= h[q + L.QP_MAX_PSN]:
+        h[q + L.QP_CHUNK] = 0  # what came before will not be repeated
+    if end < h[w + L.W_PACKETS]:
+        chunk = end & -end
+        h[q + L.QP_CHUNK] = min(h[q + L.QP_CHUNK], chunk) if h[q + L.QP_CHUNK] else chunk
+    return 0
 
 
 @kernel
@@ -200,6 +229,8 @@ def send_packet(h, p, b, q, now):
     else:
         result = send_data(h, p, b, q, w, k, now)
     if result == SENT:
+        if opcode == L.WR_RDMA_READ:
+            note_boundary(h, q, w, k + packets)
         advance(h, q, w, k + packets, packets, reads, now)
     return result
 

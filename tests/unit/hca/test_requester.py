@@ -145,6 +145,44 @@ def test_a_queue_pair_that_finds_the_device_s_window_full_has_an_answer_coming()
     assert end.h[L.H_INFLIGHT] <= 16384 + 8 * 1024
 
 
+def test_a_crowd_of_reads_asks_for_two_windows_at_most() -> None:
+    """Else the answers, which nobody bounds, overflow the socket's buffer on a wire that loses nothing."""
+    end = End(1, {"window_bytes": 1 << 18})
+    into = end.buffer(1 << 20)
+    peers = [peer_of(end, depth=4) for _ in range(62)]
+    sent = [p for peer in peers for p in peer.post(opcode=L.WR_RDMA_READ, sges=[into.sge()])]
+    assert len(sent) >= 62, "each has one under way"
+    assert sum(p["reth"][2] for p in sent) == end.h[L.H_INFLIGHT] <= 2 * (1 << 18) + 62 * 1024
+
+
+@pytest.mark.parametrize("opcode", [L.WR_RDMA_WRITE, L.WR_RDMA_READ])
+def test_who_waits_with_a_full_window_leaves_the_others_a_share(opcode: int) -> None:
+    """Its peer is dead or waits for a page: one packet at a time is not enough for the others."""
+    end = End(1, {"window_bytes": 1 << 18})
+    source = end.buffer(1 << 20)
+    waiting, other = peer_of(end), peer_of(end)
+    waiting.post(opcode=L.WR_RDMA_WRITE, sges=[source.sge()])
+    assert end.h[L.H_INFLIGHT] == 1 << 18
+    other.post(opcode=opcode, sges=[source.sge()])
+    assert end.h[L.H_INFLIGHT] == (1 << 18) + (1 << 16), "one of four shares"
+
+
+def test_a_repetition_asks_across_no_boundary() -> None:
+    """A responder may know each READ by where it began and ended, and not answer anything else."""
+    end = End(1, {"window_bytes": 1 << 18})
+    into = end.buffer(1 << 18)
+    waiting, peer = peer_of(end), peer_of(end)
+    waiting.post(opcode=L.WR_RDMA_WRITE, sges=[into.sge()])
+    sent = peer.post(opcode=L.WR_RDMA_READ, sges=[into.sge()])
+    setup.remove_qp(end.t, waiting.q)
+    make_ready(end.h, peer.q)
+    sent += peer.give()
+    assert [(p["psn"], p["reth"][2]) for p in sent] == [(500, 1 << 16), (564, 1 << 16), (628, 1 << 17)]
+    assert peer.give(peer.ack(500, L.SYNDROME_RNR | 1)) == []
+    again = [(p["psn"], p["reth"][2]) for p in peer.wait(MS)]
+    assert again == [(psn, 1 << 16) for psn in (500, 564, 628, 692)]
+
+
 def test_the_budget_is_shared_in_turns() -> None:
     end = End(1, {"burst": 64})
     source = end.buffer(1 << 17)
