@@ -1,5 +1,6 @@
 """What a program asks a device before it uses it: which there are, their addresses, partition keys and limits."""
 
+import dataclasses
 import errno
 import secrets
 import socket
@@ -58,3 +59,12 @@ def test_no_queue_pair_has_the_number_of_all_groups(monkeypatch):
         free.append(last)  # the next to be taken
         pd, cq = v.PD(context), v.CQ(context, 8)
         assert v.QP(pd, v.QPInitAttr(scq=cq, rcq=cq)).qp_num == last
+
+
+def test_only_a_peer_that_says_so_is_taken_for_one_of_ours(no_leaks):
+    """Of any other READs are repeated one at a time."""
+    for foreign in (False, True):
+        end = End.open()
+        with end.context as context:
+            end.qp.connect(dataclasses.replace(end.qp.info(), unpinned=not foreign))
+            assert context._device.h[end.qp._q + L.QP_FOREIGN] == foreign

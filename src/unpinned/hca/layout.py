@@ -357,7 +357,8 @@ QP_ASYNC_FD: Final = QP_KEPT_FIRST + 11  # eventfd of the context or -1
 QP_ESTABLISHED: Final = QP_KEPT_FIRST + 12  # 1: a request came before the state was RTS, and that was told
 QP_DRAIN: Final = QP_KEPT_FIRST + 13  # 1: who put it into SQD wants to be told when all that had begun is done
 QP_CHUNK: Final = QP_KEPT_FIRST + 14  # packets: boundaries between READs that may be asked for again are multiples of it; 0: none
-QP_WORDS: Final = QP_KEPT_FIRST + 15
+QP_FOREIGN: Final = QP_KEPT_FIRST + 15  # 1: the peer may be anything: a READ that is repeated is repeated alone
+QP_WORDS: Final = QP_KEPT_FIRST + 16
 
 EVENT_FATAL: Final = 1  # an error that no completion tells
 EVENT_REQUEST: Final = 2  # the peer sent what is no valid request

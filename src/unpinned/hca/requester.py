@@ -176,6 +176,14 @@ def read_packets(h, q, w, k):
 
 
 @kernel
+def repeats_alone(h, q, opcode):
+    """Whether a READ waits for all before it: Linux's responder answers a repetition only from where the latest one of the same READ
+    began, so of two that are under way the first could not be asked for once more.
+    """
+    return opcode == L.WR_RDMA_READ and h[q + L.QP_FOREIGN] == 1 and h[q + L.QP_SEND_PSN] < h[q + L.QP_MAX_PSN]
+
+
+@kernel
 def note_boundary(h, q, w, end):
     """A READ asks up to packet ``end`` of its request. Some responders answer no repetition that asks across such a place."""
     if h[q + L.QP_SEND_PSN] == h[q + L.QP_UNA] and h[q + L.QP_SEND_PSN] >= h[q + L.QP_MAX_PSN]:
@@ -218,7 +226,7 @@ def send_packet(h, p, b, q, now):
     if reads:
         if opcode == L.WR_RDMA_READ:
             packets = read_packets(h, q, w, k)
-        if h[q + L.QP_RD_TAIL] - h[q + L.QP_RD_HEAD] >= h[q + L.QP_RD_MAX]:
+        if h[q + L.QP_RD_TAIL] - h[q + L.QP_RD_HEAD] >= (1 if repeats_alone(h, q, opcode) else h[q + L.QP_RD_MAX]):
             return STOP
     if not window_allows(h, q, packets):
         return STOP

@@ -187,6 +187,7 @@ class Path:
     max_dest_rd_atomic: int = 16
     access: int = 0
     park_ns: int = 4_000_000
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ def to_rtr(t: Tables, q: int, path: Path) -> None:
     h[q + L.QP_ANSWERED] = path.rq_psn
     h[q + L.QP_MIN_RNR], h[q + L.QP_DEST_RD_MAX] = path.min_rnr_timer, min(path.max_dest_rd_atomic, L.READ_RING)
     h[q + L.QP_ACCESS], h[q + L.QP_PARK_NS] = path.access, path.park_ns
+    h[q + L.QP_FOREIGN] = int(path.foreign)
     h[q + L.QP_STATE] = L.QPS_RTR
 
 

@@ -206,6 +206,7 @@ class QP(Resource):
             dest_qpn=attr.dest_qp_num, peer_hi=high, peer_lo=low, rq_psn=attr.rq_psn, mtu=MTU_BYTES[attr.path_mtu],
             port=attr.dest_port, min_rnr_timer=attr.min_rnr_timer, max_dest_rd_atomic=attr.max_dest_rd_atomic,
             access=access & _QP_ACCESS, park_ns=park_ns(attr.timeout, attr.peer_unpinned),
+            foreign=not attr.peer_unpinned,
         )  # fmt: skip
 
     def _remember(self, attr: QPAttr, mask: int) -> None:

@@ -183,6 +183,22 @@ def test_a_repetition_asks_across_no_boundary() -> None:
     assert again == [(psn, 1 << 16) for psn in (500, 564, 628, 692)]
 
 
+def test_a_foreign_peer_is_asked_again_for_one_read_at_a_time() -> None:
+    """Linux's responder forgets what lies before the latest repetition of a READ."""
+    peer = peer_of(End(1, {"window_bytes": 1 << 16, "read_chunk_bytes": 1 << 14}), foreign=True)
+    into = peer.end.buffer(1 << 16)
+    sent = peer.post(opcode=L.WR_RDMA_READ, sges=[into.sge()])
+    assert [p["psn"] for p in sent] == [500, 516, 532, 548], "what is new is not held back"
+    assert peer.give(peer.ack(500, L.NAK_SEQUENCE)) != []
+    assert [p["psn"] for p in peer.heard[4:]] == [500]
+    size = peer.heard[4]["reth"][2] // 1024
+    for psn in range(500, 500 + size):
+        opcode = O.RC_READ_RESPONSE_FIRST if psn == 500 else O.RC_READ_RESPONSE_MIDDLE if psn < 499 + size else O.RC_READ_RESPONSE_LAST
+        aeth = {} if opcode == O.RC_READ_RESPONSE_MIDDLE else {"aeth": (0x1F, 1)}
+        peer.give(peer.packet(opcode, psn, bytes(1024), ackreq=0, **aeth))
+    assert [p["psn"] for p in peer.heard[4:]] == [500, 500 + size], "the next when all of it has come"
+
+
 def test_the_budget_is_shared_in_turns() -> None:
     end = End(1, {"burst": 64})
     source = end.buffer(1 << 17)
