@@ -4,7 +4,8 @@ A request whose memory is not there parks its QP's responder: the packet and all
 in the pool (QP_PEND_*), and nothing of them is executed before its turn.  Responses whose landing memory is not
 there wait the same way on the requester's side (QP_LAND_*).  Both queues are bounded by H_POOL_LIMIT per QP and by
 the pool as a whole; a packet that finds no place is dropped and the transport's own rules (NAK, go-back-N) bring
-it again.
+it again.  The last quarter of the pool, or one slot for each QP, is for the first packet of a queue: who has many waiting leaves
+the others the one by which they park at all.
 
 Faults: a QP owns at most one fault per side; ``QP_*_FAULT`` holds slot + 1.  ``ask`` begins it, ``state`` looks at
 it.  The slot stays with the QP until the fault has ended, so a retry after an RNR NAK meets the same fault instead of
@@ -38,7 +39,8 @@ def keep(h, b, offset, length, head, limit):
     The queue's words are HEAD, TAIL, COUNT in that order, as QP_PEND_* and QP_LAND_* are.
     """
     slot = h[L.H_POOL_FREE]
-    if slot < 0 or h[head + 2] >= limit or length > L.PACKET_BYTES:
+    spare = min(h[L.H_POOL_COUNT] >> 2, h[L.H_QP_LIVE]) if h[head + 2] else 0
+    if slot < 0 or h[L.H_POOL_COUNT] - h[L.H_POOL_USED] <= spare or h[head + 2] >= limit or length > L.PACKET_BYTES:
         h[L.C_POOL_DROPS] += 1
         return 0
     record = h[L.H_POOL_BASE] + slot * L.POOL_WORDS

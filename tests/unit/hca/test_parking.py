@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from support.ends import PAGE, End
-from support.peer import peer_of
+from support.ends import MS, PAGE, End
+from support.peer import Peer, peer_of
 from unpinned.hca import layout as L
 from unpinned.hca.parking import (
     FAILED,
@@ -24,6 +24,7 @@ from unpinned.hca.parking import (
 from unpinned.paging import faults
 from unpinned.paging import layout as P
 from unpinned.paging.regions import revoke
+from unpinned.wire import opcodes as O
 
 HEAD = L.QP_PEND_HEAD
 
@@ -63,6 +64,25 @@ def test_one_queue_pair_and_all_together_are_bounded(end: End) -> None:
     forget(end.h, one + HEAD)
     forget(end.h, two + HEAD)
     end.quiet()
+
+
+def test_who_has_many_waiting_leaves_the_others_a_place_to_park() -> None:
+    """Else a stranger's short fault is an RNR NAK, which may end its connection."""
+    end = End(2, {"waiting": 64, "waiting_per_qp": 48})
+    end.fault_after = 8 * MS
+    cold = end.buffer(3 * PAGE, pinned=False)
+    hoarders, other = [peer_of(end, park_ns=16 * MS) for _ in range(2)], peer_of(end, park_ns=16 * MS)
+
+    def write(peer: Peer, psn: int, page: int) -> bytes:
+        return peer.packet(O.RC_WRITE_ONLY, psn, b"data", reth=(cold.va + page * PAGE, cold.key, 4))
+
+    for page, hoarder in enumerate(hoarders):
+        assert hoarder.give(*[write(hoarder, 100 + i, page) for i in range(48)]) == []
+    assert end.counter("pool_drops") > 0, "the pool is full"
+    assert other.give(write(other, 100, 2)) == []
+    other.wait(8 * MS)
+    assert end.h[other.q + L.QP_EPSN] == 101 and cold.array[2 * PAGE : 2 * PAGE + 4].tobytes() == b"data"
+    assert end.counter("rnr_nak_fault") == 0
 
 
 def test_a_packet_longer_than_a_slot_finds_no_place(end: End) -> None:
