@@ -233,7 +233,7 @@ def turns(h, p, b, now):
         h[q + L.QP_QUEUED] = 0
         rounds -= 1
         turn(h, p, b, q, now)
-    return feed(h, p)
+    return feed(h, p, now)
 
 
 @kernel

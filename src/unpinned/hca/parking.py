@@ -20,7 +20,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.compiled.intrinsics import address_of, copy_bytes
 from unpinned.hca import layout as L
-from unpinned.hca.ready import make_ready
+from unpinned.hca.ready import make_ready, set_deadline
 from unpinned.paging import layout as P
 from unpinned.paging.faults import fault_begin, fault_end
 
@@ -140,14 +140,16 @@ def in_range(word, page):
 
 
 @kernel
-def feed(h, p):
-    """Fault slots are free again: who waits for one may ask."""
+def feed(h, p, now):
+    """Fault slots are free again: who waits for one may ask. Its timer runs anew: until now the peer could not answer what it held back."""
     if h[L.H_STARVED] and p[P.FAULT_LIVE] < p[P.FAULT_CAPACITY]:
         h[L.H_STARVED] = 0
         for i in range(h[L.H_QP_LIVE]):
             q = h[L.H_QP_BASE] + i * L.QP_WORDS
             if h[q + L.QP_STARVED]:
                 h[q + L.QP_STARVED] = 0
+                if h[q + L.QP_DEADLINE]:
+                    set_deadline(h, q, L.QP_DEADLINE, now + h[q + L.QP_TIMEOUT_NS])
                 make_ready(h, q)
     return 0
 

@@ -5,6 +5,7 @@ import pytest
 
 from support.ends import MS, PAGE, End
 from support.peer import Peer, peer_of
+from unpinned.hca import device
 from unpinned.hca import layout as L
 from unpinned.hca.parking import (
     FAILED,
@@ -21,6 +22,7 @@ from unpinned.hca.parking import (
     state,
     unlink,
 )
+from unpinned.hca.ready import set_deadline
 from unpinned.paging import faults
 from unpinned.paging import layout as P
 from unpinned.paging.regions import revoke
@@ -178,12 +180,28 @@ def test_who_finds_no_fault_slot_has_a_turn_when_one_is_free() -> None:
     first_, second = end.buffer(PAGE, pinned=False), end.buffer(PAGE, pinned=False)
     assert begin(end, one, first_) == WAITING
     assert begin(end, two, second) == NONE
-    feed(end.h, end.p)
+    feed(end.h, end.p, MS)
     assert not end.h[two + L.QP_QUEUED], "no slot is free yet"
     end._faults(0)
     seen(end, one)
-    feed(end.h, end.p)
+    feed(end.h, end.p, MS)
     assert end.h[two + L.QP_QUEUED] and begin(end, two, second) == WAITING
+
+
+def test_the_timer_of_who_waited_for_a_fault_slot_runs_anew() -> None:
+    """Its turn may come after the timers' (I9; found by the swarm, seed 8000439 of 24 connections)."""
+    end = End(1, fault_slots=1)
+    one, two = peer_of(end).q, peer_of(end, timeout=1).q
+    first_, second = end.buffer(PAGE, pinned=False), end.buffer(PAGE, pinned=False)
+    assert begin(end, one, first_) == WAITING
+    assert begin(end, two, second) == NONE
+    set_deadline(end.h, two, L.QP_DEADLINE, MS)
+    end._faults(0)
+    seen(end, one)
+    feed(end.h, end.p, MS)
+    assert end.h[two + L.QP_DEADLINE] == MS + end.h[two + L.QP_TIMEOUT_NS]
+    device.timers(end.h, end.p, MS)
+    assert end.counter("timeouts") == end.counter("stood_still") == 0
 
 
 def test_the_time_a_fault_takes_is_learnt(end: End) -> None:
