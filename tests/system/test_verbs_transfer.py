@@ -157,6 +157,15 @@ def test_a_batch_that_cannot_be_filled_loses_no_completion(ends, out, error, why
     assert a.wait().wr_id == 7
 
 
+def test_who_asks_for_no_completion_gets_none_though_some_wait(ends):
+    a, _ = ends
+    a.qp.to_error()
+    a.send(0, 8, wr_id=7)  # completes at once
+    assert a.cq.poll(0) == a.cq.wait(0, PATIENCE) == (0, [])
+    assert a.cq.poll_into(np.zeros(0, v.WC_DTYPE)) == 0
+    assert a.wait(v.IBV_WC_WR_FLUSH_ERR).wr_id == 7
+
+
 def test_records_that_cannot_be_written_are_named(ends):
     frozen = np.zeros(2, ends[0].qp.send_dtype)
     frozen.flags.writeable = False

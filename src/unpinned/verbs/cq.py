@@ -275,6 +275,8 @@ class CQ(Resource):
             # First the record, then whether it is open: who closes it, another thread, perhaps in between, has the reverse order.
             cq = self._queue.cq
             device = self.device
+            if not count:
+                return 0  # nothing can be taken: the device would look again for ever at what waits
             # In slices: Python's signal handlers run in between, and another thread may close the queue.
             got = poll(device, cq, count, min(timeout_ns, WAIT_SLICE_NS), words)
             timeout_ns -= WAIT_SLICE_NS
