@@ -95,6 +95,84 @@ def test_a_queue_pair_that_is_closed_as_it_is_posted_to_takes_nothing(use):
         assert (qp._device.h[rings[0][0] :] == qp.before).all()
 
 
+class _ClosingAsItIsJoined(_ClosedMeanwhile, v.CQ):
+    due = False
+
+    def then(self) -> None:
+        """Nothing more."""
+
+    @property
+    def closed(self):
+        found = super().closed
+        if self.due:
+            self.due = False
+            self.strike()
+        return found
+
+
+def test_a_queue_pair_whose_completion_queue_is_closed_as_it_is_made_is_refused():
+    with pair() as (a, b):
+        cq = _ClosingAsItIsJoined(a.context, 16)
+        free = len(a.context.device.tables.free_qps)
+        cq.due = True
+        with pytest.raises(OSError, match="completion queue is closed") as refused:
+            v.QP(a.pd, v.QPInitAttr(scq=a.cq, rcq=cq))
+        assert refused.value.errno == refused.value.error_code == errno.ENODEV
+        assert len(a.context.device.tables.free_qps) == free
+        b.receive(0, 8)
+        a.send(0, 8)
+        a.wait()
+
+
+class _ClosingAsItIsModified(_ClosedMeanwhile, v.QP):
+    due = 0
+
+    @property
+    def device(self):
+        found = super().device
+        self.due -= 1
+        if self.due == 0:
+            self.strike()
+        return found
+
+    def then(self) -> None:
+        free = self._device.tables.free_qps
+        free.append(free.pop(0))  # the record's next turn has come
+        self.heir = v.QP(self.pd, v.QPInitAttr(scq=self.scq, rcq=self.rcq, cap=self._cap), v.QPAttr())
+
+
+@pytest.mark.parametrize("state", [v.IBV_QPS_RESET, v.IBV_QPS_ERR, v.IBV_QPS_INIT])
+def test_a_queue_pair_that_is_closed_as_it_is_modified_leaves_its_heir_alone(state):
+    with pair() as (a, _):
+        qp = _ClosingAsItIsModified(a.pd, v.QPInitAttr(scq=a.cq, rcq=a.cq), v.QPAttr())
+        qp.due = 2  # the first look is at its state
+        with pytest.raises(OSError, match="queue pair is closed") as refused:
+            qp.modify(v.QPAttr(qp_state=state, qp_access_flags=v.IBV_ACCESS_REMOTE_READ), v.IBV_QP_STATE)
+        assert refused.value.errno == refused.value.error_code == errno.ENODEV
+        assert qp.heir._pair.q == qp._pair.q, "the test needs the record to be taken again"
+        assert qp.heir.state == "INIT"
+
+
+class _ClosingChannel(_ClosedMeanwhile, v.CompChannel):
+    def fileno(self) -> int:
+        found = super().fileno()
+        self.strike()
+        return found
+
+    def then(self) -> None:
+        """Nothing more."""
+
+
+def test_a_channel_that_is_closed_as_a_queue_joins_it_has_no_queue():
+    """The number of its descriptor may be anything's by then, and the device would write to that."""
+    with pair() as (a, _):
+        free = len(a.context.device.tables.free_cqs)
+        with pytest.raises(OSError, match="completion channel is closed") as refused:
+            v.CQ(a.context, 16, channel=_ClosingChannel(a.context))
+        assert refused.value.errno == refused.value.error_code == errno.ENODEV
+        assert len(a.context.device.tables.free_cqs) == free
+
+
 def test_what_closes_or_opens_at_the_very_end_of_the_interpreter():
     """Objects whose ``__del__`` is called then may close their contexts, or try to make more: a thread begun then never runs."""
     printed = run("""

@@ -35,19 +35,22 @@ from unpinned.recording import layout as R
 SYS_CLOSE = 3 if platform.machine() == "x86_64" else 57
 DONE = 1
 NOT_NOW = 0
+GONE = -1  # another thread has closed it since the caller looked, and its record is free or another's
 
 
 @kernel
 def write_words(e, s):
-    """Write s[2] pairs (index, value), from s[3] on, into the device's block, if queue pair s[0] is in state s[1]. It then has a
-    turn: it may have more to do now. DONE or NOT_NOW.
+    """Write s[3] pairs (index, value), from s[4] on, into the device's block, if the queue pair at s[0] has number s[1] and
+    is in state s[2]. It then has a turn: it may have more to do now. DONE, NOT_NOW in another state, or GONE.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     lock(e, E.E_LOCK)
     result = NOT_NOW
-    if h[s[0] + L.QP_STATE] == s[1]:
-        for i in range(s[2]):
-            h[s[3 + 2 * i]] = s[4 + 2 * i]
+    if h[s[0] + L.QP_NUMBER] != s[1]:
+        result = GONE
+    elif h[s[0] + L.QP_STATE] == s[2]:
+        for i in range(s[3]):
+            h[s[4 + 2 * i]] = s[5 + 2 * i]
         make_ready(h, s[0])
         result = DONE
     unlock(e, E.E_LOCK)
@@ -108,16 +111,19 @@ def in_batch(h, q):
 
 
 @kernel
-def reset_qp(e, q, state):
-    """Empty a queue pair, its completions included, and put it into ``state`` (RESET or FREE).
+def reset_qp(e, q, number, state):
+    """Empty queue pair ``number``, its completions included, and put it into ``state`` (RESET or FREE).
 
-    NOT_NOW while the current batch refers to it; it is then in the error state, so the next one does not.
+    NOT_NOW while the current batch refers to it; it is then in the error state, so the next one does not. GONE when the record
+    is not that queue pair's any more.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
     lock(e, E.E_LOCK)
     result = NOT_NOW
-    if in_batch(h, q):
+    if h[q + L.QP_NUMBER] != number:
+        result = GONE
+    elif in_batch(h, q):
         h[q + L.QP_STATE] = L.QPS_ERR
     else:
         release_faults(h, p, q)
@@ -144,17 +150,19 @@ def reset_qp(e, q, state):
 
 
 @kernel
-def break_qp(e, q):
-    """Put a queue pair into the error state and flush it; NOT_NOW as for `reset_qp`."""
+def break_qp(e, q, number):
+    """Put queue pair ``number`` into the error state and flush it; NOT_NOW and GONE as for `reset_qp`."""
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])
     lock(e, E.E_LOCK)
-    h[q + L.QP_STATE] = L.QPS_ERR
-    result = NOT_NOW
-    if not in_batch(h, q):
-        if h[q + L.QP_ERROR] == 0:
-            fail_qp(h, p, q, L.WC_WR_FLUSH_ERR)
-        result = DONE
+    result = GONE
+    if h[q + L.QP_NUMBER] == number:
+        h[q + L.QP_STATE] = L.QPS_ERR
+        result = NOT_NOW
+        if not in_batch(h, q):
+            if h[q + L.QP_ERROR] == 0:
+                fail_qp(h, p, q, L.WC_WR_FLUSH_ERR)
+            result = DONE
     unlock(e, E.E_LOCK)
     return result
 

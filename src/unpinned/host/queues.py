@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import secrets
 import time
 import weakref
@@ -98,9 +99,9 @@ class Queues:
     def leave_cq(self, queue: Queue, after: Callable[[], None] | None = None) -> bool:
         """Retire a completion queue, if no queue pair uses it, and call *after*; was it? As `process.Departure` wants it."""
         device = self._device
-        if queue.users and not device.closed:
-            return False
         with process.control:
+            if queue.users and not device.closed:
+                return False
             cq = queue.cq
             if cq >= 0 and not device.closed:
                 if not queue._left:
@@ -155,6 +156,8 @@ class Queues:
         record = np.zeros(L.QP_WORDS, np.int64)
         with process.control:
             device.check()
+            if send_cq.cq < 0 or recv_cq.cq < 0:
+                raise OSError(errno.ENODEV, "the completion queue is closed")
             if not self._tables.free_qps:
                 raise OSError(errno.ENOMEM, f"the device has no free queue pair ({count - 2} are in use)")
             rings = self._take_rings([depth(sends) * send_stride, depth(recvs) * recv_stride])
@@ -190,7 +193,8 @@ class Queues:
         """Retire a queue pair; was it? Then nothing of it is sent, received or completed any more, and its completions are gone."""
         device = self._device
         if pair._gone == 0 and not device.closed:
-            if not self._between_batches(lambda: control.reset_qp(device.e, pair.q, L.QPS_FREE), 100_000 if wait else 20):
+            retire = functools.partial(control.reset_qp, device.e, pair.q, pair.number, L.QPS_FREE)
+            if self._between_batches(retire, 100_000 if wait else 20) == control.NOT_NOW:  # GONE: it was interrupted in between
                 return False
             pair._gone = 1
         if pair._gone and not device.closed:
@@ -207,27 +211,28 @@ class Queues:
         process.settle()  # a completion queue may have waited for this
         return True
 
-    def _between_batches(self, step: Callable[[], int], tries: int) -> bool:
-        """Try a step that must not meet a batch between its copies and its completions."""
+    def _between_batches(self, step: Callable[[], int], tries: int) -> int:
+        """Try a step that must not meet a batch between its copies and its completions; what it says."""
         for _ in range(tries):
-            if step() == control.DONE or self._device.closed:
-                return True
+            result = step()
+            if result != control.NOT_NOW or self._device.closed:
+                return result or control.GONE
             self._device.drive()
             time.sleep(0)
-        return False
+        return control.NOT_NOW
 
     def reset_qp(self, pair: QueuePair) -> None:
         """Back to RESET: queues empty, nothing in flight, its completions gone."""
-        self._now(lambda: control.reset_qp(self._device.e, pair.q, L.QPS_RESET))
+        self._now(functools.partial(control.reset_qp, self._device.e, pair.q, pair.number, L.QPS_RESET))
 
     def to_error(self, pair: QueuePair) -> None:
         """Move a queue pair to the error state and flush it."""
-        self._now(lambda: control.break_qp(self._device.e, pair.q))
+        self._now(functools.partial(control.break_qp, self._device.e, pair.q, pair.number))
         self._device.drive()
 
     def _now(self, step: Callable[[], int]) -> None:
         self._device.check()
-        if not self._between_batches(step, 100_000):
+        if _there(self._between_batches(step, 100_000)) == control.NOT_NOW:
             raise OSError(errno.EBUSY, "the device never came to rest")
 
     def change(self, pair: QueuePair, before: int, words: dict[int, int]) -> bool:
@@ -254,10 +259,17 @@ class Queues:
     def _write(self, words: dict[int, int], pair: QueuePair, state: int) -> bool:
         self._device.check()
         flat = [value for item in words.items() for value in item]
-        staged = np.array([pair.q, state, len(words), *flat], np.int64)
-        written = bool(control.write_words(self._device.e, staged) == control.DONE)
+        staged = np.array([pair.q, pair.number, state, len(words), *flat], np.int64)
+        written = _there(control.write_words(self._device.e, staged)) == control.DONE
         self._device.drive()
         return written
+
+
+def _there(result: int) -> int:
+    """What a step on a queue pair said. ENODEV when another thread has closed it meanwhile."""
+    if result == control.GONE:
+        raise OSError(errno.ENODEV, "the queue pair is closed")
+    return result
 
 
 def depth(entries: int) -> int:

@@ -163,9 +163,10 @@ class DeviceAttrEx:
 
 def _leave(use: Use, events: Event, wait: bool) -> bool:
     """As `process.Departure` wants it."""
-    if events.there and not use.device.closed:  # else the number may be another's by now
-        forget_descriptor(use.device.e, events.fd)
-    events.close()
+    with events.guard:  # nothing is made meanwhile that has the descriptor
+        if events.there and not use.device.closed:  # else the number may be another's by now
+            forget_descriptor(use.device.e, events.fd)
+        events.close()
     return use.leave(wait)
 
 

@@ -107,21 +107,19 @@ def _nanoseconds(timeout: float | None) -> int:
     return 1 << 62 if limit is None else int(limit * 1e9)
 
 
-def _leave(device: Device, queue: Queue, parting: _Parting | None, wait: bool) -> bool:
+def _leave(device: Device, queue: Queue, parting: _Parting, wait: bool) -> bool:
     return device.queues.leave_cq(queue, parting)
 
 
 class _Parting:
-    """A queue lets go of its channel's descriptor, once."""
+    """A queue lets go of its channel's descriptor, if it has one. Idempotent."""
 
-    @coded
-    def __init__(self, event: Event) -> None:
-        self.event: Event | None = event
+    def __init__(self, event: Event | None) -> None:
+        self.event = event
 
     def __call__(self) -> None:
-        event, self.event = self.event, None
-        if event is not None:
-            event.queues -= 1
+        if self.event is not None:
+            self.event.queues.discard(self)
 
 
 class CompChannel(Resource):
@@ -220,13 +218,16 @@ class CQ(Resource):
             if channel._device is not self._device:
                 raise ArgumentError("channel", "the completion channel is of another device")
             event = channel._event
-        self._queue = self._device.queues.create_cq(
-            integer("cqe", cqe, 1, MAX_CQE), event.fd if event else -1, context._events.fd
-        )
-        if event is not None:
-            event.queues += 1
+        depth, parting = integer("cqe", cqe, 1, MAX_CQE), _Parting(event)
+        try:
+            # Before the device has it: the number of one that is closed meanwhile may be another's.
+            fd = -1 if event is None else event.join(parting)
+            self._queue = context._events.lend(lambda async_fd: self._device.queues.create_cq(depth, fd, async_fd))
+        except BaseException:
+            parting()
+            raise
         self._armed = False
-        self._leave_by(functools.partial(_leave, self._device, self._queue, _Parting(event) if event else None))
+        self._leave_by(functools.partial(_leave, self._device, self._queue, parting))
         context._children.add(self)
         if channel is not None:
             channel._children.add(self)

@@ -17,7 +17,7 @@ from unpinned.host.device import Device
 from unpinned.host.events import take_event
 from unpinned.host.system import readable
 from unpinned.verbs import enums as e
-from unpinned.verbs.errors import coded, seconds
+from unpinned.verbs.errors import closed, coded, seconds
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,21 +38,36 @@ class Event:
 
     @coded
     def __init__(self) -> None:
-        self.queues = 0
+        self.queues: set[object] = set()
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._ending = endings.at_end(self, own=endings.closing(self.fd))
-        self._guard = threading.RLock()
+        self.guard = threading.RLock()
         self.there = True
+
+    def join(self, queue: object) -> int:
+        """The descriptor, which stays open while it is in `queues`. ENODEV when it has been closed."""
+        with self.guard:
+            if not self.there:
+                raise closed("completion channel")
+            self.queues.add(queue)
+            return self.fd
+
+    def lend(self, make: Callable[[int], T]) -> T:
+        """What *make* makes of the descriptor, which nobody closes meanwhile. ENODEV when it has been closed."""
+        with self.guard:
+            if not self.there:
+                raise closed("context")
+            return make(self.fd)
 
     def wake(self) -> None:
         """Wake who waits for an event, if the descriptor is still ours."""
-        with self._guard:
+        with self.guard:
             if self.there:
                 os.eventfd_write(self.fd, 1)
 
     def take(self) -> bool:
         """Take an event; was there one?"""
-        with self._guard, contextlib.suppress(BlockingIOError):
+        with self.guard, contextlib.suppress(BlockingIOError):
             if self.there:
                 os.eventfd_read(self.fd)
                 return True
@@ -60,15 +75,16 @@ class Event:
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
-        with self._guard:
+        with self.guard:
             self.there = False
             self._ending.carry_on()
 
     def leave(self, wait: bool) -> bool:
         """`close`, if no queue refers to it; was it? As `process.Departure` wants it."""
-        if self.queues:
-            return False
-        self.close()
+        with self.guard:
+            if self.queues:
+                return False
+            self.close()
         return True
 
 
