@@ -173,6 +173,66 @@ def test_a_channel_that_is_closed_as_a_queue_joins_it_has_no_queue():
         assert len(a.context.device.tables.free_cqs) == free
 
 
+class _ClosingDomain(_ClosedMeanwhile, v.PD):
+    due = False
+
+    @property
+    def device(self):
+        found = super().device
+        if self.due:
+            self.due = False
+            self.strike()
+        return found
+
+    def then(self) -> None:
+        """Nothing more."""
+
+
+@pytest.mark.parametrize("make", [lambda pd, a: v.MR(pd, 4096), lambda pd, a: v.QP(pd, v.QPInitAttr(scq=a.cq, rcq=a.cq))])
+def test_what_is_made_of_a_domain_that_is_closed_meanwhile_is_closed_too(make):
+    with pair() as (a, _):
+        pd = _ClosingDomain(a.context)
+        tables = a.context.device.tables
+        free = len(tables.free_mrs), len(tables.free_qps)
+        pd.due = True
+        with pytest.raises(OSError, match="protection domain is closed") as refused:
+            make(pd, a)
+        assert refused.value.errno == refused.value.error_code == errno.ENODEV
+        assert (len(tables.free_mrs), len(tables.free_qps)) == free
+
+
+def test_a_close_cascades_while_another_thread_makes_more():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    over = threading.Event()
+    made: list[v.PD] = []
+
+    def make(context):
+        while not over.is_set():
+            try:
+                made.append(v.PD(context))
+                v.PD(context)  # dropped at once
+            except OSError as refused:
+                assert refused.errno == errno.ENODEV
+                return
+
+    try:
+        with v.Context() as keeper:  # the device stays
+            for _ in range(100):
+                context = v.Context(address=keeper.address)
+                maker = threading.Thread(target=make, args=(context,))
+                maker.start()
+                while len(made) < 50 and maker.is_alive():
+                    pass
+                context.close()
+                maker.join()
+                assert made and all(pd.closed for pd in made)
+                made.clear()
+    finally:
+        over.set()
+        sys.setswitchinterval(interval)
+
+
 def test_what_closes_or_opens_at_the_very_end_of_the_interpreter():
     """Objects whose ``__del__`` is called then may close their contexts, or try to make more: a thread begun then never runs."""
     printed = run("""

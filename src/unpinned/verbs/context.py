@@ -46,6 +46,20 @@ class Resource:
         self._departure = departing(self, leave)
         self._open = True
 
+    def _belong_to(self, *parents: Resource) -> None:
+        """Be closed with each of these. ENODEV when another thread closes one meanwhile: it may not have heard of this."""
+        for parent in parents:
+            parent._children.add(self)
+        for parent in parents:
+            if not parent._open:
+                self.close()
+                raise closed(parent._what)
+
+    def _made_from_this(self) -> list[Resource]:
+        while True:
+            with contextlib.suppress(RuntimeError):  # another thread made or dropped one during the look
+                return list(self._children)
+
     @property
     def closed(self) -> bool:
         """Is it closed? In a forked child everything of the parent's is."""
@@ -65,9 +79,9 @@ class Resource:
 
     def close(self) -> None:
         """Close what was made from this, then this. Idempotent."""
-        for child in list(self._children):
+        self._open = False  # first: nothing more is made from it
+        for child in self._made_from_this():
             child.close()
-        self._open = False
         if self._departure is not None:
             self._departure.begin()
 
@@ -308,8 +322,8 @@ class Context(Resource):
             device = self.device
             if not self._events.take():
                 return None
-            for child in list(self._children):
-                for queue in (child, *child._children):  # completion queues are its children, queue pairs those of its domains
+            for child in self._made_from_this():
+                for queue in (child, *child._made_from_this()):  # completion queues are its children, queue pairs those of its domains
                     if (kind := queue._happened(device)) is not None:
                         return AsyncEvent(kind, queue)
             # Else its queue was closed meanwhile: go on.

@@ -138,7 +138,7 @@ class CompChannel(Resource):
         self._device = context.device
         self._event = undisturbed(Event)
         self._leave_by(self._event.leave)
-        context._children.add(self)
+        self._belong_to(context)
 
     def fileno(self) -> int:
         """The event descriptor, non-blocking. ENODEV when the channel is closed, or came with a fork."""
@@ -181,7 +181,7 @@ class CompChannel(Resource):
             self.device.check()
             if not self._event.take():
                 return None
-            for cq in list(self._children):
+            for cq in self._made_from_this():
                 if isinstance(cq, CQ) and cq._fired():
                     return cq
             # Else its queue was closed meanwhile, or armed twice: go on.
@@ -228,9 +228,7 @@ class CQ(Resource):
             raise
         self._armed = False
         self._leave_by(functools.partial(_leave, self._device, self._queue, parting))
-        context._children.add(self)
-        if channel is not None:
-            channel._children.add(self)
+        self._belong_to(context, *([channel] if channel is not None else []))
 
     @property
     def cqe(self) -> int:

@@ -120,7 +120,7 @@ class MR(Resource):
                 self._departure.begin(wait=False)
             raise
         self.pd = pd
-        pd._children.add(self)
+        self._belong_to(pd)
 
     @coded
     def rereg(self, flags: int, pd: PD | None = None, addr: int = 0, length: int = 0, access: int = 0) -> None:

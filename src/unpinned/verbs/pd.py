@@ -28,7 +28,7 @@ class PD(Resource):
         self._device = creator.device
         self.handle = next(self._device.pds)
         self._open = True  # it is only a number: nothing to give back
-        creator._children.add(self)
+        self._belong_to(creator)
 
     @coded
     def advise_mr(self, advise: int, flags: int, sg_list: Sequence[SGE]) -> int:
@@ -58,7 +58,7 @@ class PD(Resource):
 
     def _region_of(self, index: int, piece: SGE) -> MR:
         instance(f"sg_list[{index}]", piece, SGE)
-        mr = next((mr for mr in list(self._children) if getattr(mr, "lkey", None) == piece.lkey and not mr.closed), None)
+        mr = next((mr for mr in self._made_from_this() if getattr(mr, "lkey", None) == piece.lkey and not mr.closed), None)
         if mr is None:
             raise FileNotFoundError(errno.ENOENT, f"sg_list[{index}]: no region of this domain has lkey {piece.lkey:#x}")
         found: MR = mr  # type: ignore[assignment]

@@ -79,8 +79,7 @@ class QP(Resource):
         self._recv_stride = int(h[self._q + L.QP_RQ_STRIDE])
         cap.max_send_wr, cap.max_recv_wr = int(h[self._q + L.QP_SQ_MASK]) + 1, int(h[self._q + L.QP_RQ_MASK]) + 1
         self._cap = dataclasses.replace(cap)
-        for parent in (creator, self.scq, self.rcq):
-            parent._children.add(self)
+        self._belong_to(creator, self.scq, self.rcq)
         if qp_attr is not None:
             self.to_init(qp_attr)
 
