@@ -153,6 +153,20 @@ def test_a_queue_pair_that_is_closed_as_it_is_modified_leaves_its_heir_alone(sta
         assert qp.heir.state == "INIT"
 
 
+@pytest.mark.parametrize(("how", "number"), [("close", errno.ENODEV), ("reset", errno.EINVAL)])
+def test_a_queue_pair_that_another_thread_ends_as_it_goes_to_rts_is_refused(how, number):
+    with pair() as (a, b):
+        qp = _ClosingAsItIsModified(a.pd, v.QPInitAttr(scq=a.cq, rcq=a.cq))
+        attr = v.QPAttr(dest_qp_num=b.qp.qp_num, ah_attr=v.AHAttr(is_global=1, gr=v.GlobalRoute(v.GID(b.context.address))))
+        qp.to_rtr(attr)
+        if how == "reset":
+            qp._closer = lambda: qp.modify(v.QPAttr(qp_state=v.IBV_QPS_RESET), v.IBV_QP_STATE)
+        qp.due = 3  # two looks at its state
+        with pytest.raises(OSError, match="queue pair") as refused:
+            qp.to_rts(attr)
+        assert refused.value.errno == refused.value.error_code == number
+
+
 class _ClosingChannel(_ClosedMeanwhile, v.CompChannel):
     def fileno(self) -> int:
         found = super().fileno()
