@@ -53,7 +53,7 @@ def queues(end, **more):
         (lambda end, other: v.CQ(end.context, 8, None, v.CompChannel(other.context)), "channel.*another device"),
         (lambda end, other: v.QP(None, queues(end)), "creator: a PD"),
         (lambda end, other: v.QP(end.pd, None), "init_attr"),
-        (lambda end, other: v.QP(end.pd, queues(end, cap=None)), "cap: a QPCap"),
+        (lambda end, other: v.QP(end.pd, queues(end, cap=5)), "cap: a QPCap"),
         (lambda end, other: v.QP(end.pd, queues(other)), "scq.*another device"),
         (lambda end, other: v.QP(end.pd, queues(end)).to_rtr(route(dgid="127.0.0.1")), "dgid: a GID is needed, not str"),
         (lambda end, other: v.QP(end.pd, queues(end)).to_rtr(route(sgid_index=3)), "sgid_index: 3"),
@@ -84,6 +84,18 @@ def test_names_are_pyverbs(end):
         assert mr.counters["prefetches"] == 1
         with piece, v.RecvWR(sg=piece) as receive, v.SendWR(sg=piece) as send:
             assert receive.num_sge == send.num_sge == 1
+    attr = v.QPInitAttr(scq=end.cq, rcq=end.cq, cap=None)
+    attr.max_send_wr, attr.max_recv_sge = 5, 3
+    with v.QP(end.pd, attr) as qp:
+        assert (attr.cap.max_send_wr, attr.max_send_wr, qp.query()[0].cap.max_recv_sge) == (8, 8, 3)
+
+
+def test_a_request_can_be_cut_to_its_first_pieces(end):
+    for wr in v.RecvWR(sg=[end.piece(0, 8), end.piece(8, 16)]), v.SendWR(sg=[end.piece(0, 8), end.piece(8, 16)]):
+        wr.num_sge = 1
+        assert [piece.length for piece in wr.sg_list] == [8] and wr.num_sge == 1
+        with pytest.raises(ValueError, match="num_sge"):
+            wr.num_sge = 2
 
 
 def test_errors_of_every_floor_have_pyverbs_error_code(end, tmp_path):

@@ -112,10 +112,8 @@ def in_batch(h, q):
 
 @kernel
 def reset_qp(e, q, number, state):
-    """Empty queue pair ``number``, its completions included, and put it into ``state`` (RESET or FREE).
-
-    NOT_NOW while the current batch refers to it; it is then in the error state, so the next one does not. GONE when the record
-    is not that queue pair's any more.
+    """Empty queue pair ``number``, its completions included, and put it into ``state`` (RESET or FREE). NOT_NOW while the current
+    batch refers to it; it is then in the error state, so the next one does not. GONE when the record is not its any more.
     """
     h = words_at(e[E.E_H], e[E.E_H + 1])
     p = words_at(e[E.E_P], e[E.E_P + 1])

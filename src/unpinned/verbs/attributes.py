@@ -36,6 +36,10 @@ class QPCap:
     max_inline_data: int = 0
 
 
+def _of_cap(name: str) -> Any:
+    return property(lambda attr: getattr(attr.cap, name), lambda attr, value: setattr(attr.cap, name, value))
+
+
 @dataclass
 class QPInitAttr:
     """What a queue pair is made with. ``sq_sig_all``: every send completes visibly, not only the signaled ones."""
@@ -45,7 +49,7 @@ class QPInitAttr:
     scq: CQ | None = None
     rcq: CQ | None = None
     srq: Any = None
-    cap: QPCap = field(default_factory=QPCap)
+    cap: QPCap = None  # type: ignore[assignment]  # pyverbs' default; a QPCap() then
     sq_sig_all: int = 1
 
     @property
@@ -64,26 +68,14 @@ class QPInitAttr:
     def recv_cq(self, value: CQ | None) -> None:
         self.rcq = value
 
+    max_send_wr = _of_cap("max_send_wr")
+    max_recv_wr = _of_cap("max_recv_wr")
+    max_send_sge = _of_cap("max_send_sge")
+    max_recv_sge = _of_cap("max_recv_sge")
+    max_inline_data = _of_cap("max_inline_data")
 
-    @property
-    def max_send_wr(self) -> int:
-        return self.cap.max_send_wr
-
-    @property
-    def max_recv_wr(self) -> int:
-        return self.cap.max_recv_wr
-
-    @property
-    def max_send_sge(self) -> int:
-        return self.cap.max_send_sge
-
-    @property
-    def max_recv_sge(self) -> int:
-        return self.cap.max_recv_sge
-
-    @property
-    def max_inline_data(self) -> int:
-        return self.cap.max_inline_data
+    def __post_init__(self) -> None:
+        self.cap = self.cap or QPCap()
 
 
 @dataclass

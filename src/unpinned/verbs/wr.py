@@ -119,10 +119,13 @@ class RecvWR(_Plain):
     ) -> None:
         self._words = np.zeros(ENTRY_WORDS, np.int64)
         self._words[L.R_ID] = to_signed("wr_id", wr_id)
-        self._sg = _pieces(sg, num_sge)
-        self._words[L.R_NSGE] = len(self._sg)
-        self._words[L.R_LENGTH] = _pack(self._words, L.R_SGE, self._sg)
+        self._take(_pieces(sg, num_sge))
         self.next_wr = next_wr
+
+    def _take(self, pieces: list[SGE]) -> None:
+        self._words[L.R_LENGTH] = _pack(self._words, L.R_SGE, pieces)
+        self._words[L.R_NSGE] = len(pieces)
+        self._sg = pieces
 
     @property
     def wr_id(self) -> int:
@@ -135,6 +138,11 @@ class RecvWR(_Plain):
     @property
     def num_sge(self) -> int:
         return len(self._sg)
+
+    @num_sge.setter
+    def num_sge(self, value: int) -> None:
+        """Keep the first so many pieces."""
+        self._take(self._sg[: integer("num_sge", value, 0, len(self._sg))])
 
     @property
     def sg_list(self) -> list[SGE]:
@@ -203,6 +211,11 @@ class SendWR(_Plain):
     @property
     def num_sge(self) -> int:
         return len(self._sg)
+
+    @num_sge.setter
+    def num_sge(self, value: int) -> None:
+        """Keep the first so many pieces."""
+        self.sg_list = self._sg[: integer("num_sge", value, 0, len(self._sg))]
 
     @property
     def sg_list(self) -> list[SGE]:
