@@ -149,10 +149,12 @@ class RemoteArray:
         """Ask the owner's device to bring in what *index* selects, and return at once. A hint: errors and limits (about 4,000
         stretches, as many pages as the device has faults to spare) make it do less."""
         selection = self._select(index)
+        if not selection.size:
+            return
         ranges: list[int] = []
-        for _, part in selection.parts(1 << 40, 1 << 16):
+        for _, part in selection.without_gaps(PREFETCH_GAP_BYTES).parts(1 << 40, 1 << 16):
             blocks, run = part.blocks()
-            blocks = np.unique(blocks)
+            blocks = np.sort(blocks)
             firsts = np.flatnonzero(np.concatenate(([True], np.diff(blocks) > run + PREFETCH_GAP_BYTES)))
             starts = blocks[firsts]
             lengths = blocks[np.append(firsts[1:], blocks.size) - 1] + run - starts

@@ -177,3 +177,27 @@ def test_a_terabyte_is_selected_without_memory():
 def test_fortran_order_and_backwards_stay_contiguous():
     array = np.asfortranarray(np.zeros((6, 5), "f8"))
     assert select((slice(None, None, -1),), array.shape, array.strides, 8).run() == (240, 0)
+
+
+@given(arrays_and_indices(), st.sampled_from([0, 1, 8, 40, 1000]))
+def test_a_hint_takes_along_short_gaps_only(case, gap):
+    array, index = case
+    selection = outcome(lambda: select(index, array.shape, array.strides, array.itemsize))[0]
+    if selection is None or not selection.size:
+        return
+    wanted, covered = (bytes_of(*chosen.blocks()) for chosen in (selection, selection.without_gaps(gap)))
+    assert np.isin(wanted, covered).all()
+    between = np.setdiff1d(covered, wanted)
+    after = np.searchsorted(wanted, between)
+    assert (wanted[after] - wanted[after - 1] - 1 <= gap).all() and (after > 0).all()
+
+
+def bytes_of(blocks, run):
+    return np.unique(blocks[:, None] + np.arange(run))
+
+
+def test_a_hint_of_millions_of_steps_is_one_block():
+    selection = select(np.s_[0 : 10**8 : 3], (10**9,), (8,), 8)
+    assert selection.size == 33_333_334
+    blocks, run = selection.without_gaps(64).blocks()
+    assert (blocks.tolist(), run) == ([0], 33_333_333 * 24 + 8)
