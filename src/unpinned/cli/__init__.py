@@ -19,7 +19,7 @@ import pkgutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType, ModuleType
@@ -51,21 +51,34 @@ def verb_names() -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's) and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     with _interrupts() as seen:
         try:
             if not words or words[0] not in verb_names():
-                return _without_verb(words)
-            verb = _load(words[0])
-            # Intermixed, or an optional word like perf's HOST is not found behind the options.
-            arguments = _verb_parser(words[0], verb).parse_intermixed_args(words[1:])
-            return _run(words[0], verb, arguments)
+                return _run("unpinned", lambda: _without_verb(words))
+            return _run(f"unpinned {words[0]}", lambda: _with_verb(words))
         except KeyboardInterrupt:
             pass
         except Exception:
             if not seen:  # a C extension that is interrupted while it is imported says something else
                 raise
+    _give_up_stdout()
     print(f"{' '.join(['unpinned', *words[:1]])}: interrupted", file=sys.stderr)
     return 130
+
+
+def _open_streams() -> None:
+    """A standard stream that was closed before us (``>&-``) leads nowhere, and no file or socket of ours gets its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # the lowest number free
+
+
+def _with_verb(words: list[str]) -> int:
+    verb = _load(words[0])
+    # Intermixed, or an optional word like perf's HOST is not found behind the options.
+    arguments = _verb_parser(words[0], verb).parse_intermixed_args(words[1:])
+    return int(verb.run(arguments))
 
 
 def _without_verb(words: list[str]) -> int:
@@ -151,20 +164,33 @@ def _verb_parser(name: str, verb: ModuleType) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(name: str, verb: ModuleType, arguments: argparse.Namespace) -> int:
+def _run(name: str, work: Callable[[], int]) -> int:
     try:
-        status = verb.run(arguments)
-        sys.stdout.flush()  # so that a closed pipe is met here, not at interpreter exit
-        return int(status)
+        try:
+            status: int | SystemExit = work()
+        except SystemExit as leaving:  # --help, --version
+            status = leaving
+        sys.stdout.flush()  # so that a closed pipe or a full disk is met here, not at interpreter exit
     except BrokenPipeError:
-        # `unpinned ... | head`: point stdout elsewhere, or the interpreter's own flush complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 141
     except (OSError, CommandError) as error:
         if os.environ.get("UNPINNED_DEBUG"):
             raise
-        print(f"unpinned {name}: {sentence(error)}", file=sys.stderr)
+        _give_up_stdout()
+        print(f"{name}: {sentence(error)}", file=sys.stderr)
         return 1
+    if isinstance(status, SystemExit):
+        raise status
+    return status
+
+
+def _give_up_stdout() -> None:
+    """Point it elsewhere if what is left in it cannot be written, or the interpreter's own flush complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def sentence(error: Exception) -> str:

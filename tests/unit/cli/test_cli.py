@@ -1,5 +1,6 @@
 """The command line: fast, narrow, one sentence per error. Every verb is held to the contract."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -125,3 +126,29 @@ def test_json_takes_numpy_values(capsys):
 
     print_json({"count": np.int64(3), "list": np.arange(2), "ratio": np.float32(0.5)})
     assert json.loads(capsys.readouterr().out) == {"count": 3, "list": [0, 1], "ratio": 0.5}
+
+
+def command(line):
+    """A shell's line with `unpinned` in it, as a user's shell has it: stdout buffered."""
+    environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "PYTHONUNBUFFERED": ""}
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "get --help", "doctor --json"])
+def test_a_full_stdout_is_said_in_one_sentence(words):
+    done = command(f"unpinned {words} > /dev/full")
+    verb = "" if words.startswith("-") else f" {words.split()[0]}"
+    assert (done.returncode, done.stderr) == (1, f"unpinned{verb}: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "get --help"])
+def test_a_reader_that_left_is_not_complained_about(words):
+    done = command(f"unpinned {words} | true; exit ${{PIPESTATUS[0]}}")
+    assert done.returncode in (0, 141) and done.stderr == ""
+
+
+def test_closed_streams_lead_nowhere():
+    done = command("unpinned doctor --json >&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = command("unpinned get 127.0.0.1:1/x 2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
