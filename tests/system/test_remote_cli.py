@@ -130,6 +130,14 @@ def test_where_nothing_can_be_written_is_said_in_a_sentence(served, tmp_path):
     assert "no regular file" in refused("get", source, "-o", tmp_path)
 
 
+@pytest.mark.parametrize("nowhere", ["", "-"])
+def test_an_output_without_a_name_is_not_taken_for_none_given(served, folder, nowhere):
+    before = (folder / "rows.npy").read_bytes(), (folder / "rows.npy").stat().st_ino  # served, and what get calls its own
+    assert "--output: " in refused("get", f"{served['address']}/rows", "-o", nowhere, cwd=folder)
+    assert ((folder / "rows.npy").read_bytes(), (folder / "rows.npy").stat().st_ino) == before
+    assert not (folder / "-").exists()
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(served, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
@@ -199,6 +207,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(folder, tmp_path):
     assert "--dtype is for raw files, and none is named" in refused("serve", "rows.npy", "--dtype", "f4", cwd=folder)
     assert "'raw': 'f99' is no dtype" in refused("serve", "raw.bin", "--dtype", "f99", cwd=folder)
     assert "rows.npy holds no token" in refused("serve", "rows.npy", "--token-file", "rows.npy", cwd=folder)
+    assert "/dev/zero holds no token" in refused("serve", "rows.npy", "--token-file", "/dev/zero", cwd=folder)
     assert ". is a folder" in refused("serve", ".", cwd=folder)
     assert "absent.npy" in refused("serve", "absent.npy", "--token-file", "made", cwd=folder)
     assert not (folder / "made").exists()  # a token for nobody

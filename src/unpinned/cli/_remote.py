@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from unpinned.cli import CommandError, sentence
 from unpinned.cli._output import note
 
 BAR_BYTES_MIN = 16 << 20
 """Shorter transfers are over before a bar could be read."""
+TOKEN_BYTES_MAX = 4096
+"""Beyond, a file holds something else (or, a device, never ends)."""
 
 
 @contextmanager
@@ -35,11 +36,12 @@ def read_token(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        token = Path(path).read_text(encoding="utf-8").strip()
+        with open(path, "rb") as file:
+            token = file.read(TOKEN_BYTES_MAX + 1).decode().strip()
     except UnicodeDecodeError:
         raise CommandError(f"{path} holds no token: it is no text") from None
-    if not token:
-        raise CommandError(f"{path} holds no token")
+    if not 0 < len(token.encode()) <= TOKEN_BYTES_MAX:
+        raise CommandError(f"{path} holds no token: one has 1 to {TOKEN_BYTES_MAX} bytes")
     return token
 
 

@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     with sentences():
         place = parse_place(arguments.source)
+        if arguments.output in ("", "-"):  # the first is what a shell's unset variable leaves
+            raise CommandError(f"--output: {arguments.output!r} names no file, and one is needed")
         output = arguments.output or f"{place.name.rpartition('/')[2]}.npy"
         if arguments.output is None and os.path.lexists(output):  # it may be the very file that is served
             raise CommandError(f"{output} is there already: say where to write, -o FILE")
