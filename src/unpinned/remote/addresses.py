@@ -85,8 +85,10 @@ def parse_index(text: str) -> Any:
     (3, Ellipsis, [1, 2])
     """
     parts = re.split(r",(?![^\[]*\])", text)
+    if len(parts) > 1 and not parts[-1].strip():
+        parts.pop()  # a comma may end it, as in Python
     try:
-        return tuple(_entry(part.strip()) for part in parts if part.strip() or len(parts) == 1)
+        return tuple(_entry(part.strip()) for part in parts)
     except ValueError:
         raise ValueError(f"[{text}] is no index: integers, slices, ... and lists of integers are understood") from None
 

@@ -63,14 +63,14 @@ def test_what_is_no_address(text):
 
 @pytest.mark.parametrize(
     ("text", "index"),
-    [("3", (3,)), ("1:2,::-1", (slice(1, 2), slice(None, None, -1))), ("...,[1, 2]", (..., [1, 2])), ("[]", ([],))],
+    [("3", (3,)), ("1:2,::-1", (slice(1, 2), slice(None, None, -1))), ("...,[1, 2]", (..., [1, 2])), ("[]", ([],)), ("3, ", (3,))],
 )
 def test_indices(text, index):
     assert parse_index(text) == index
     assert parse_place(f"h:1/x.y[{text}]").index == index
 
 
-@pytest.mark.parametrize("text", ["h/", "h", "h/x[", "h/x[a]", "h/x[1:2:3:4]", "h/x[1]]", "h/[3]"])
+@pytest.mark.parametrize("text", ["h/", "h", "h/x[", "h/x[a]", "h/x[1:2:3:4]", "h/x[1]]", "h/[3]", "h/x[,]", "h/x[1,,2]", "h/x[,1]"])
 def test_what_names_no_array(text):
     with pytest.raises(ValueError, match="names no array|no index"):
         parse_place(text)
