@@ -168,8 +168,12 @@ def test_atomics_return_what_was_there_and_wrap_around(client):
     same(unsigned.fetch_add(slice(1, 3), 2**63), np.full(2, 2**64 - 2, np.uint64))
     with pytest.raises(TypeError, match="int64"):
         client["table"].fetch_add(0, 1)
-    with pytest.raises(TypeError, match="integers"):
+    with pytest.raises(TypeError, match="value: integers"):
         words.fetch_add(0, 1.5)
+    with pytest.raises(TypeError, match="expected: integers"):
+        words.compare_swap(0, 1.5, 1)
+    with pytest.raises(ValueError, match=r"value: shape \(3,\) does not broadcast to \(2,\)"):
+        words.fetch_add([0, 1], [1, 2, 3])
 
 
 def test_threads_share_a_client(client):

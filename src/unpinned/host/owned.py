@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import math
+import operator
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +63,7 @@ class _Holder:
         }
 
 
-def empty(shape: int | tuple[int, ...], dtype: DTypeLike = float, *, huge: bool = False) -> NDArray[Any]:
+def empty(shape: int | Sequence[int], dtype: DTypeLike = float, *, huge: bool = False) -> NDArray[Any]:
     """An array like `numpy.empty`'s (zeros, in fact) in memory that the device can serve without a stray byte.
 
     Nothing is populated: an array larger than RAM is fine. *huge*: ask for transparent huge pages.
@@ -70,11 +72,23 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = float, *, huge: bool 
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise TypeError(f"dtype {kind} holds Python objects: they mean nothing in another process")
-    size = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
-    if size <= 0:
-        return np.empty(shape, kind)
+    lengths = _lengths(shape)
+    size = kind.itemsize * math.prod(lengths)
+    if size == 0:
+        return np.empty(lengths, kind)
     endings.settle()
-    return np.asarray(undisturbed(lambda: _allocate(size, huge)))[:size].view(kind).reshape(shape)
+    return np.asarray(undisturbed(lambda: _allocate(size, huge)))[:size].view(kind).reshape(lengths)
+
+
+def _lengths(shape: int | Sequence[int]) -> tuple[int, ...]:
+    """As NumPy takes a shape: an integer, or a sequence of them."""
+    try:
+        found = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"shape: an integer or a tuple of integers is needed, not {shape!r}") from None
+    if any(length < 0 for length in found):
+        raise ValueError(f"shape: {found} has negative dimensions")
+    return found
 
 
 def holder_of(vma: Vma) -> _Holder | None:

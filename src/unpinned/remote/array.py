@@ -188,12 +188,14 @@ class RemoteArray:
         is selected twice is added to twice (unlike ``array[index] += value``).
         """
         selection = self._select_words(index)
-        return self._atomics(selection, index, self._word_values(value, selection))
+        return self._atomics(selection, index, self._word_values("value", value, selection))
 
     def compare_swap(self, index: Any, expected: Any, desired: Any) -> Any:
         """Where a selected word is *expected*, make it *desired*, atomically; what was there before (*expected*: it was done)."""
         selection = self._select_words(index)
-        return self._atomics(selection, index, self._word_values(expected, selection), self._word_values(desired, selection))
+        return self._atomics(
+            selection, index, self._word_values("expected", expected, selection), self._word_values("desired", desired, selection)
+        )
 
     def _select_words(self, index: Any) -> Selection:
         if self.dtype not in _ATOMIC_DTYPES:
@@ -203,14 +205,17 @@ class RemoteArray:
         self._check_writable()
         return self._select(index)
 
-    def _word_values(self, value: Any, selection: Selection) -> NDArray[Any]:
+    def _word_values(self, name: str, value: Any, selection: Selection) -> NDArray[Any]:
         given = np.asarray(value)
         if given.dtype == object and all(type(v) is int and -(1 << 63) <= v < 1 << 64 for v in given.flat):
             given = np.asarray([v % (1 << 64) for v in given.flat], np.uint64).reshape(given.shape)
         if given.dtype.kind not in "iu":
-            raise TypeError(f"integers of 64 bits are needed, not {given.dtype}")
+            raise TypeError(f"{name}: integers of 64 bits are needed, not {given.dtype}")
         # Wrapping around is the point: -1 is a fine addend for uint64.
-        return np.broadcast_to(given.astype(np.uint64), selection.shape)
+        try:
+            return np.broadcast_to(given.astype(np.uint64), selection.shape)
+        except ValueError:
+            raise ValueError(f"{name}: shape {given.shape} does not broadcast to {selection.shape}, which is selected") from None
 
     def _atomics(self, selection: Selection, index: Any, operand: NDArray[Any], swap: NDArray[Any] | None = None) -> Any:
         if not selection.size:

@@ -132,3 +132,15 @@ assert memory_files() == []
 print('parent')
 """
     assert run_python(code) == "parent\n"
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"), [("a", TypeError), (1.5, TypeError), ((2, "3"), TypeError), (-1, ValueError), ((-2, -3), ValueError)]
+)
+def test_a_wrong_shape_is_named(shape, error):
+    with pytest.raises(error, match="^shape: "):
+        owned.empty(shape)
+
+
+def test_a_shape_may_be_any_sequence():
+    assert owned.empty([2, np.int64(3)], "i4").shape == (2, 3) and owned.empty(np.int64(3)).shape == (3,)
