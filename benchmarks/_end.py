@@ -360,8 +360,8 @@ class _Enough(Exception):
     pass
 
 
-def spin(seconds: float) -> int:
-    """Never release the GIL of one's own will, for a while."""
+def spin(seconds: float) -> float:
+    """Never release the GIL of one's own will, for a while; when that ended, on the monotonic clock that all processes share."""
 
     def stop(*_: object) -> None:
         raise _Enough
@@ -372,7 +372,7 @@ def spin(seconds: float) -> int:
         while True:
             pass
     except _Enough:
-        return 0
+        return time.monotonic()
 
 
 def memory_of_process() -> dict[str, int]:

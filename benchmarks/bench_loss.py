@@ -131,6 +131,8 @@ def measure(options: Options) -> list[Figure]:
         total = owner.ask("value", name="counter")
         counts = {name: end.ask("counters") for name, end in (("owner", owner), ("reader", reader))}
         parts = {"packets": middle.ask("fates"), **counts}
+    if not all(parts["packets"][fate] for fate in ("lost", "repeated", "reordered")):
+        raise RuntimeError(f"the middleman did not do its part: {parts['packets']}")
     wrong = sum(one["wrong"] for ones in gave.values() for one in ones)
     figures = [
         Figure("wrong words under loss, repetition and reordering", wrong, "", "== 0", parts),

@@ -8,6 +8,7 @@ from _end import join
 
 SPAN = 64 * MIB
 READY_SECONDS = 0.05
+SPARE_SECONDS = 0.5
 
 
 def measure(options: Options) -> list[Figure]:
@@ -34,10 +35,11 @@ def measure(options: Options) -> list[Figure]:
             return {"rate": rate, "us": wait["median"], "p99_us": wait["p99"]}
 
         def owner_spins():
-            owner.start("spin", seconds=READY_SECONDS + 2 * seconds + 0.3)
+            owner.start("spin", seconds=READY_SECONDS + 2 * seconds + SPARE_SECONDS)
             time.sleep(READY_SECONDS)
-            gave = both()
-            owner.result()
+            gave, ended = both(), time.monotonic()
+            if owner.result() < ended:
+                raise RuntimeError("the owner stopped spinning before the last READ")
             return gave
 
         def neighbour_spins():
