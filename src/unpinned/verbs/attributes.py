@@ -178,7 +178,7 @@ def retuned(attr: QPAttr, mask: int, old: QPAttr) -> dict[int, int]:
     if mask & e.IBV_QP_MAX_DEST_RD_ATOMIC:
         words[L.QP_DEST_RD_MAX] = attr.max_dest_rd_atomic
     if mask & e.IBV_QP_AV:
-        words[L.QP_PEER_PORT] = attr.dest_port
+        words[L.QP_PEER_PORT], words[L.QP_FOREIGN] = attr.dest_port, int(not attr.peer_unpinned)
     if mask & (e.IBV_QP_AV | e.IBV_QP_TIMEOUT):
         timeout = attr.timeout if mask & e.IBV_QP_TIMEOUT else old.timeout
         words[L.QP_PARK_NS] = park_ns(timeout, attr.peer_unpinned if mask & e.IBV_QP_AV else old.peer_unpinned)
