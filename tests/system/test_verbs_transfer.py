@@ -316,6 +316,21 @@ def test_ends_that_stood_still_have_no_timeout():
     b.close()
 
 
+def test_a_queue_pair_begins_elsewhere_after_each_reset(ends):
+    """What it sent before, and what answers that, may still be under way: it must not pass for what comes then."""
+    a, b = ends
+    begun = set()
+    for _ in range(8):
+        begun.add(a.qp.psn)
+        for end in ends:
+            end.qp.modify(v.QPAttr(qp_state=v.IBV_QPS_RESET), v.IBV_QP_STATE)
+        connect(a, b)
+        assert a.qp.query()[0].sq_psn == b.qp.query()[0].rq_psn == a.qp.info().psn
+        a.remote(v.IBV_WR_RDMA_WRITE, b.mr, 0, 0, 64)
+        a.wait()
+    assert len(begun) > 6  # of 2^24: hardly ever two the same
+
+
 def test_a_receiver_that_is_not_ready_is_retried_and_given_up():
     a, b = End.open(), End.open()
     with a.context, b.context:

@@ -155,6 +155,7 @@ class QP(Resource):
             raise refused(errno.EINVAL, f"{self._name}: the send queue is still draining")
         if new == e.IBV_QPS_RESET:
             self.device.queues.reset_qp(self._pair)
+            self._attr.sq_psn = secrets.randbits(24)  # what is still under way from before is nobody's
         elif new == e.IBV_QPS_ERR:
             self.device.queues.to_error(self._pair)
         elif not self._change(qp_attr, state, new, comp_mask):
@@ -219,7 +220,7 @@ class QP(Resource):
 
     @property
     def psn(self) -> int:
-        """The PSN this queue pair sends first when `connect` sets it up: random."""
+        """The PSN this queue pair sends first when `connect` sets it up: random, and another one after each reset."""
         return self._attr.sq_psn
 
     def info(self, timeout: int = 14) -> PeerInfo:
