@@ -21,7 +21,7 @@ from __future__ import annotations
 from unpinned.compiled import kernel
 from unpinned.compiled.atomics import compare_exchange, exchange, fetch_add, load_acquire, store_release
 from unpinned.compiled.intrinsics import address_of, stack_words, store64
-from unpinned.compiled.libc import SYS_PPOLL, eventfd_read, futex_wait, futex_wake, monotonic_ns, sys_call
+from unpinned.compiled.libc import EINTR, SYS_PPOLL, eventfd_read, futex_wait, futex_wake, monotonic_ns, sys_call
 from unpinned.compiled.views import bytes_at, words_at
 from unpinned.hca import layout as L
 from unpinned.hca.completions import take
@@ -40,6 +40,7 @@ SECOND = 1_000_000_000
 PAUSE_NS = 200_000  # how long the background thread leaves the driving to pollers that come and go
 ROLE_WAIT_NS = 1_000_000
 REST_NS = 50_000_000  # how long a poller relies on another one without looking itself
+BLIND_NS = 1_000_000  # how long a driver that cannot sleep on its descriptors does not look at them
 SPINS_IN_VAIN = 4  # so many looks in vain, and the next ones are left out
 SPIN_TRY = 32  # of so many that would be left out, one is tried, twice as long
 SOON, TOLD = 1, 2  # E_PAUSED
@@ -94,7 +95,9 @@ def sleep(e, h, p, u, limit_ns):
         store64(fds + 8, e[E.E_WAKE_FD] | POLLIN)
         store64(fds + 16, wait // SECOND)
         store64(fds + 24, wait % SECOND)
-        sys_call(SYS_PPOLL, fds, 2, fds + 16, 0, 8, 0)
+        woken = sys_call(SYS_PPOLL, fds, 2, fds + 16, 0, 8, 0)
+        if woken < 0 and woken != -EINTR:  # RLIMIT_NOFILE below 2: who may not poll looks now and then
+            futex_wait(address_of(e) + 8 * E.E_STOP, 0, min(wait, BLIND_NS))
         e[E.E_SLEEPS] += 1
     fetch_add(e, E.E_SLEEPING, -1)
     eventfd_read(e[E.E_WAKE_FD])

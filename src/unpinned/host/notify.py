@@ -21,8 +21,10 @@ from unpinned.compiled import kernel
 from unpinned.compiled.atomics import fetch_add, load_acquire
 from unpinned.compiled.intrinsics import address_of, stack_words, store64
 from unpinned.compiled.libc import (
+    EINTR,
     SYS_SCHED_GETATTR,
     SYS_SCHED_SETATTR,
+    futex_wait,
     futex_wake,
     monotonic_ns,
     sys_call,
@@ -35,7 +37,7 @@ from unpinned.host import engine_words as E
 from unpinned.host import layout as H
 from unpinned.host.lock import halt, lock, resume, unlock
 from unpinned.host.recorder import end_copies, note
-from unpinned.host.userfaultfd import read_events
+from unpinned.host.userfaultfd import pending, read_events
 from unpinned.host.wake import kick
 from unpinned.host.zeros import forget_untouched
 from unpinned.paging import layout as P
@@ -47,6 +49,7 @@ POLLIN = 1 << 32
 UFFDIO_UNREGISTER = 0x8010AA01
 SCHED_ATTR_BYTES, SCHED_RUNTIME = 48, 24  # struct sched_attr in its first version, of 6 words
 SLICE_NS = 100_000  # the shortest that Linux grants
+BLIND_NS = 1_000_000  # where poll fails (RLIMIT_NOFILE below 2), so often the thread looks
 
 
 @kernel
@@ -179,6 +182,9 @@ def notify(g):
         store64(fds, g[E.G_UFFD] | POLLIN)
         store64(fds + 8, g[E.G_WAKE_FD] | POLLIN)
         ready = sys_poll(fds, 2, -1)
+        if ready < 0 and ready != -EINTR:  # a process that may have no descriptors may not poll two of them: somebody sleeps all the same
+            futex_wait(address_of(g) + 8 * E.G_STOP, 0, BLIND_NS)
+            ready = pending(g[E.G_UFFD])
         if ready > 0 and load_acquire(g, E.G_STOP) == 0:
             round_of_events(g, s)
     fetch_add(g, E.G_THREADS, -1)
