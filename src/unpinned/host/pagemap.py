@@ -185,8 +185,8 @@ def populate(start: int, end: int, write: int) -> int:
         status = sys_madvise(base, length, advice)
         if status != -EINTR and status != -EAGAIN:
             break
-    if status == -EINVAL and sys_madvise(base, 0, advice) < 0:
-        return _touch(base, base + length, write)  # the advice itself is unknown
+    if status < 0 and sys_madvise(base, 0, advice) < 0:
+        return _touch(base, base + length, write)  # the advice itself is unknown, or refused
     return EFAULT if status == -EINVAL or status == -ENOMEM else -status  # not allowed; not mapped
 
 
@@ -259,8 +259,8 @@ def untouched(base: int, end: int, s: Words) -> int:
 
 @kernel
 def _touch(base: int, end: int, write: int) -> int:
-    """`populate` for Linux before 5.14: a byte of each page, by process_vm. Where *write*, the kernel readies the page
-    for writing and then finds nothing at address 0 to write: the page's bytes stay as they are."""
+    """`populate` for Linux before 5.14, or where a profile refuses it: a byte of each page, by process_vm. Where *write*, the
+    kernel readies the page for writing and then finds nothing at address 0 to write: the page's bytes stay as they are."""
     cell = stack_words(5)
     store64(cell, cell + 32)
     store64(cell + 8, 1)
