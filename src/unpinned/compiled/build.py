@@ -24,7 +24,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numba.core import types
+from numba.core.typing.typeof import typeof
 
 from unpinned.compiled import cache, linking
 from unpinned.compiled.decorator import INTERPRETED
@@ -117,6 +119,18 @@ def ensure(
         stamp.touch()
         _prune()
     return len(chosen)
+
+
+def load() -> None:
+    """Have every entry point in memory: what comes later needs no file, no descriptor and no compiler.
+
+    OSError where there is no descriptor to read them by.
+    """
+    if not INTERPRETED:
+        for entry in ENTRY_POINTS:
+            compile_entry(*entry)
+        for kind in (np.int64, np.uint8):
+            typeof(np.empty(1, kind))  # the first array that numba meets has it import more
 
 
 def _to_stderr(line: str) -> None:

@@ -16,6 +16,7 @@ kept is executed when loaded, so it must not be anybody else's).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -226,10 +227,17 @@ def _claims(process: int) -> int:
 
 
 def load(place: str) -> Any:
-    """What was saved at *place* (a path below the root); None if that is nothing, or damaged."""
+    """What was saved at *place* (a path below the root); None if that is nothing, or damaged.
+
+    OSError where there is no descriptor or memory to read it by: that passes, and a compiler would want more of both.
+    """
     try:
         return pickle.loads((root() / place).read_bytes())
-    except (OSError, EOFError, pickle.UnpicklingError):
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return None
+    except (EOFError, pickle.UnpicklingError):
         return None
 
 

@@ -280,9 +280,10 @@ def _open(address: str | None, port: int) -> Use:
 
 @functools.cache
 def _compile() -> None:
-    from unpinned.compiled.build import ensure
+    from unpinned.compiled import build
 
-    ensure()
+    build.ensure()
+    build.load()  # now: a device must be able to end where there is no descriptor and no disk left
 
 
 def poll(device: Device, cq: int, limit: int, timeout_ns: int, out: Words) -> int:
