@@ -73,7 +73,8 @@ class QP(Resource):
         self._init_attr = init_attr
         self._attr = QPAttr(qp_state=e.IBV_QPS_RESET, sq_psn=secrets.randbits(24))
         self._inline: tuple[NDArray[np.uint8], MR] | None = None
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # a signal handler that posts may have interrupted who has it
+        self._stowing = False
         h = self._device.h
         self._stride = int(h[self._q + L.QP_SQ_STRIDE])
         self._recv_stride = int(h[self._q + L.QP_RQ_STRIDE])
@@ -253,8 +254,8 @@ class QP(Resource):
     def post_send(self, wr: SendWR, bad_wr: SendWR | None = None) -> None:
         """Post a send request, and what follows it by ``next_wr``.
 
-        OSError: EINVAL in a state that takes none, ENOMEM when the queue is full. *bad_wr* then becomes the first request
-        that was not posted.
+        OSError: EINVAL in a state that takes none, ENOMEM when the queue is full, EAGAIN in a signal handler that came amid a
+        post with inline data. *bad_wr* then becomes the first request that was not posted.
         """
         device = self._ready("post_send", _SENDING)
         refuse_circle(wr)
@@ -264,6 +265,7 @@ class QP(Resource):
                 self._check_send(current)
                 inline = current._flags & e.IBV_SEND_INLINE
                 with self._turn:  # inline data lies beside the entry that its request gets
+                    self._check_turn()
                     taken = self._post_inline(current) if inline else _post(device, self._q, current._words, 1, False)
                 if not taken:
                     raise refused(errno.ENOMEM, f"{self._name}: the send queue is full ({self._cap.max_send_wr})")
@@ -284,6 +286,11 @@ class QP(Resource):
     def _name(self) -> str:
         return f"queue pair {self.qp_num:#x}"
 
+    def _check_turn(self) -> None:
+        """The caller has the turn. EAGAIN for a signal handler that came amid a post with inline data: the next entry is that one's."""
+        if self._stowing:
+            raise refused(errno.EAGAIN, f"{self._name}: a signal handler posts amid a post with inline data, which goes first")
+
     def _check_send(self, wr: SendWR) -> None:
         instance("wr", wr, SendWR)
         if len(wr._sg) > self._cap.max_send_sge:
@@ -299,6 +306,13 @@ class QP(Resource):
             raise ArgumentError("send_flags", f"IBV_SEND_INLINE of {length} bytes, max_inline_data is {most}")
         words = wr._words.copy()
         words[L.W_FLAGS] &= ~e.IBV_SEND_INLINE
+        try:
+            self._stowing = True
+            return self._post_stowed(wr, words, length)
+        finally:
+            self._stowing = False
+
+    def _post_stowed(self, wr: SendWR, words: NDArray[np.int64], length: int) -> int:
         if length:
             pieces = words[L.W_SGE : L.W_SGE + L.SGE_WORDS * len(wr._sg)].reshape(-1, L.SGE_WORDS)  # as when it was made
             address, key = self._stow(b"".join(peek(int(addr) & U64, int(size)) for addr, size, _ in pieces))
@@ -370,6 +384,7 @@ class QP(Resource):
         rows = batch.rows_of(wrs, count, self._stride)
         batch.check_sends(rows, self._cap.max_send_sge)
         with self._turn:
+            self._check_turn()
             return _post(device, self._q, rows.reshape(-1), len(rows), False)
 
     def post_recv_many(self, wrs: NDArray[Any], count: int | None = None) -> int:
