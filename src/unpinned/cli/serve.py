@@ -123,10 +123,11 @@ def _announce(stats: dict[str, Any], arguments: argparse.Namespace) -> None:
         rights = "writable" if about["writable"] else "read-only"
         print(f"  {name:<{width}}  {shape} {about['dtype']}, {size(about['bytes'])}, {rights}")
     first = next(iter(arrays))
+    part = "[:10]" if arrays[first]["shape"] else ""
     token = ", token" if arguments.token_file else ""
     option = f" --token-file {arguments.token_file}" if arguments.token_file else ""
     print(f'in Python:  unpinned.connect("{where}"{token})["{first}"]')
-    print(f'in a shell: unpinned get "{where}/{first}[:10]"{option}', flush=True)
+    print(f'in a shell: unpinned get "{where}/{first}{part}"{option}', flush=True)
 
 
 class _terminable:

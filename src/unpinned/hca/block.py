@@ -28,6 +28,7 @@ def create(
     burst: int = 64,
     ring_words: int = 1 << 26,
     window_bytes: int = 1 << 20,
+    spare_bytes: int = 0,
     read_chunk_bytes: int = 1 << 19,
 ) -> tuple[Words, int]:
     """A zeroed device block and the size of the arena that goes with it, bytes.
@@ -37,7 +38,7 @@ def create(
         waiting, waiting_per_qp: packets that may wait for pages: of the device, and of one QP each direction.
         packets: most packets in one receive burst; burst: most packets in one transmit burst.
         ring_words: words set aside for work queues and completion queues; they cost memory only once used.
-        window_bytes: bytes that all QPs together may have in flight.
+        window_bytes: bytes that all QPs together may have in flight; spare_bytes: what READs may have besides where many QPs read.
         read_chunk_bytes: bytes that one READ request asks for at most.
     """
     qps, mrs, cqs = _power_of_two(qps), _power_of_two(mrs), _power_of_two(cqs)
@@ -60,6 +61,7 @@ def create(
     h[L.H_POOL_COUNT], h[L.H_POOL_LIMIT] = waiting, waiting_per_qp
     h[L.H_NEXT_TIMER] = 1 << 62
     h[L.H_WINDOW], h[L.H_READ_CHUNK], h[L.H_TX_BURST] = window_bytes, read_chunk_bytes, min(30, burst)
+    h[L.H_SPARE] = spare_bytes
     h[L.H_FAULT_NS] = 100_000
     pool = h[h[L.H_POOL_BASE] : h[L.H_POOL_BASE] + waiting * L.POOL_WORDS].reshape(waiting, L.POOL_WORDS)
     pool[:, L.POOL_NEXT] = np.arange(1, waiting + 1)

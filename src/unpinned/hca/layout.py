@@ -78,6 +78,7 @@ H_SEEN: Final = 49  # the region record of which this step has found [H_SEEN_STA
 H_SEEN_START: Final = 50  # table addresses
 H_SEEN_END: Final = 51
 H_SEEN_WRITE: Final = 52  # 1: for writing, too
+H_SPARE: Final = 53  # bytes beyond the window for READs of QPs with nothing in flight, as long as the socket's buffer holds the answers
 H_COUNTERS: Final = 64
 
 # ---- counters, at H_COUNTERS ---------------------------------------------------------------------------------

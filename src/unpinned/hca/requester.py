@@ -13,7 +13,7 @@ the window, so that the window slides before it closes.
 * Bytes in flight are bounded twice: by the QP's window, which halves on loss and grows with every window acknowledged
   (go-back-N loses a whole window per lost packet), and by the device's, which keeps a socket buffer from overflowing.  Each QP
   has a share of that to itself, whatever the others have in flight (their peers may be dead, or wait for pages): all together
-  have two windows at most, and a packet each.
+  have two windows at most, and a packet each.  READs of QPs that have nothing in flight may take what is spare besides.
   A QP that finds the device's window full always has an answer coming that will wake it (QP_ASKED): failing that, it may
   send one packet more, which asks.
 * Memory that is not there parks the sending half only (QP_SEND_FAULT).  A READ is not asked for before the pages it lands on
@@ -35,6 +35,7 @@ from unpinned.wire import headers as W
 from unpinned.wire import opcodes as O
 from unpinned.wire.bytes import put32
 
+SPARE_MAX = 1 << 16  # bytes that one READ may take of what is spare
 SHARES_MIN = 4  # of a device with fewer QPs than that, too, no QP has a larger share of the window
 
 SENT = 0
@@ -165,7 +166,8 @@ def read_packets(h, q, w, k):
     while chunk > 1 and 2 * chunk > h[q + L.QP_CWND]:
         chunk >>= 1
     if h[q + L.QP_SEND_PSN] == h[q + L.QP_UNA]:  # it may be asked for whatever the others have in flight
-        most = max(share(h, q), (h[L.H_WINDOW] - h[L.H_INFLIGHT]) // h[q + L.QP_MTU])
+        room = h[L.H_WINDOW] - h[L.H_INFLIGHT]
+        most = max(share(h, q), max(room, min(room + h[L.H_SPARE], SPARE_MAX)) // h[q + L.QP_MTU])
         while chunk > most:
             chunk >>= 1
     again = h[q + L.QP_MAX_PSN] - h[q + L.QP_SEND_PSN]

@@ -91,7 +91,8 @@ class Device:
     def _build(self) -> None:
         """The blocks, and the engine block that says where they are."""
         window = min(1 << 20, max(1 << 16, self.endpoint.receive_bytes // 4))
-        self.h, arena = block.create(window_bytes=window)
+        spare = max(0, self.endpoint.receive_bytes * 5 // 8 - 2 * window)  # with all shares, answers in 5/8 of the buffer at most
+        self.h, arena = block.create(window_bytes=window, spare_bytes=spare)
         self.p = P.create(levels=4, bits=9, leaves=65_536, regions=REGIONS, revoked=4_096, dma=1_280, faults=1_024)
         self.p[P.HORIZON_NS] = self.p[P.PROVISIONAL_NS] = HORIZON_NS
         self.p[P.PROVISIONAL_TRUST_NS] = PROVISIONAL_TRUST_NS

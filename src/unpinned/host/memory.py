@@ -223,7 +223,8 @@ def _map_file(name: str, writable: bool, offset: int, length: int | None) -> Map
     finally:
         os.close(fd)
     base = place.start
-    system.advise(base, size, system.MADV_RANDOM)  # a page is a page: the device reads ahead by what the wire asks for
+    with contextlib.suppress(OSError):  # a hint, which a profile may refuse
+        system.advise(base, size, system.MADV_RANDOM)  # a page is a page: the device reads ahead by what the wire asks for
     at = base + offset - first
     ours = writable or status.st_uid == os.geteuid() or os.access(name, os.W_OK)
     return Mapping(Kind.FILE, at, length, at, P.PATH_PROCESS_VM, writable, file_may_be_asked=ours, _place=place)

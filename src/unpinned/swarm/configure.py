@@ -80,6 +80,7 @@ def set_host(w, host):
     if w[S.C_FIXED]:
         return 0  # as it was made: roomy
     h[L.H_WINDOW] = between(w, 2_000, 60_000)
+    h[L.H_SPARE] = h[L.H_WINDOW] // 2
     h[L.H_READ_CHUNK] = between(w, 300, 8_000)
     h[L.H_TX_BURST] = between(w, 1, 16)
     h[L.H_TX_DEPTH] = between(w, 2, h[L.H_TX_DEPTH])

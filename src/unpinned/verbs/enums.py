@@ -47,6 +47,7 @@ IBV_ACCESS_HUGETLB: Final = 0x80
 IBV_ACCESS_FLUSH_GLOBAL: Final = 0x100
 IBV_ACCESS_FLUSH_PERSISTENT: Final = 0x200
 IBV_ACCESS_RELAXED_ORDERING: Final = 0x100000
+IBV_ACCESS_OPTIONAL_RANGE: Final = 0x3FF00000  # of these a device ignores what it does not know
 ACCESS_REMOTE_INVALIDATE: Final = 1 << 30
 """The peer may end the key by SEND with invalidate. An extension: in verbs only a memory window can be ended so."""
 

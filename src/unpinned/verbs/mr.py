@@ -27,7 +27,7 @@ from unpinned.verbs.pd import PD
 REMOTE = e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_ATOMIC
 WRITING = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC
 _RIGHTS = WRITING | REMOTE | e.ACCESS_REMOTE_INVALIDATE
-_HINTS = e.IBV_ACCESS_HUGETLB | e.IBV_ACCESS_RELAXED_ORDERING | e.IBV_ACCESS_MW_BIND
+_HINTS = e.IBV_ACCESS_HUGETLB | e.IBV_ACCESS_MW_BIND
 _DEFAULT = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_ON_DEMAND
 
 
@@ -276,7 +276,7 @@ def _check_access(access: int) -> int:
     flags = integer("access", access, 0, 0xFFFFFFFF)
     if flags & (e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC) and not flags & e.IBV_ACCESS_LOCAL_WRITE:
         raise ArgumentError("access", "REMOTE_WRITE and REMOTE_ATOMIC need IBV_ACCESS_LOCAL_WRITE")
-    unknown = flags & ~(_RIGHTS | _HINTS | e.IBV_ACCESS_ON_DEMAND)
+    unknown = flags & ~(_RIGHTS | _HINTS | e.IBV_ACCESS_OPTIONAL_RANGE | e.IBV_ACCESS_ON_DEMAND)
     if unknown:
         raise unsupported(f"access {unknown:#x}")
     return flags

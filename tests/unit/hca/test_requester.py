@@ -155,6 +155,17 @@ def test_a_crowd_of_reads_asks_for_two_windows_at_most() -> None:
     assert sum(p["reth"][2] for p in sent) == end.h[L.H_INFLIGHT] <= 2 * (1 << 18) + 62 * 1024
 
 
+def test_what_is_spare_is_for_reads_of_many() -> None:
+    """As long as it lasts, each asks for a piece and not for a packet."""
+    end = End(1, {"window_bytes": 1 << 18, "spare_bytes": 1 << 19})
+    into = end.buffer(1 << 20)
+    peers = [peer_of(end, depth=4) for _ in range(62)]
+    first = [peer.post(opcode=L.WR_RDMA_READ, sges=[into.sge()])[0]["reth"][2] for peer in peers]
+    # The first fills the window, eight find 64 KiB that are spare, and the others have a share each.
+    assert first == [1 << 17] + [1 << 16] * 8 + [4096] * 53
+    assert end.h[L.H_INFLIGHT] <= (1 << 18) + (1 << 19) + 62 * 4096
+
+
 @pytest.mark.parametrize("opcode", [L.WR_RDMA_WRITE, L.WR_RDMA_READ])
 def test_who_waits_with_a_full_window_leaves_the_others_a_share(opcode: int) -> None:
     """Its peer is dead or waits for a page: one packet at a time is not enough for the others."""
