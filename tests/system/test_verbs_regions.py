@@ -369,6 +369,18 @@ def test_what_cannot_be_changed_is_refused(pd, tmp_path):
         assert refusal.value.errno == errno.EOPNOTSUPP and not mr.closed
 
 
+def test_of_the_optional_access_flags_those_that_nobody_knows_are_ignored(pd):
+    """As verbs has it, so that a program may ask for what newer devices do; any other is refused."""
+    for bit in range(32):
+        flag = 1 << bit
+        if flag & v.IBV_ACCESS_OPTIONAL_RANGE:
+            v.MR(pd, 4096, ALL | flag).close()
+        elif bit > 8 and flag != v.ACCESS_REMOTE_INVALIDATE:
+            with pytest.raises(OSError, match=f"access {flag:#x}") as refusal:
+                v.MR(pd, 4096, ALL | flag)
+            assert refusal.value.errno == errno.EOPNOTSUPP
+
+
 def test_a_closed_region_opens_nothing():
     with pair() as (a, b):
         mr = v.MR(b.pd, 4096, ALL)
