@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from support import mmu
-from support.memory import MAP_FIXED_NOREPLACE, behind
+from support.memory import MAP_FIXED_NOREPLACE, behind, mapped, view
 from support.python import run_python
 from support.verbs import ALL, nonzero, pair
 from unpinned import verbs as v
@@ -379,6 +379,23 @@ def test_of_the_optional_access_flags_those_that_nobody_knows_are_ignored(pd):
             with pytest.raises(OSError, match=f"access {flag:#x}") as refusal:
                 v.MR(pd, 4096, ALL | flag)
             assert refusal.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("hidden", [0, 1])
+def test_shared_memory_with_pages_that_nobody_may_read_is_no_more_than_the_application_s(no_leaks, hidden):
+    """An alias would have the rights of the first page for all of it."""
+    with mapped(2, shared=True) as base:
+        view(base, 2 * PAGE)[:] = 7
+        mmu.protect(base + hidden * PAGE, PAGE, 0)
+        access = v.IBV_ACCESS_ON_DEMAND | v.IBV_ACCESS_REMOTE_READ
+        for refused in (True, False):
+            with pair() as (a, b), v.MR(b.pd, 2 * PAGE, access, address=base) as mr:
+                a.remote(v.IBV_WR_RDMA_READ, mr, 0, (1 - hidden) * PAGE, 8)
+                a.wait()
+                a.remote(v.IBV_WR_RDMA_READ, mr, 8, hidden * PAGE, 8)
+                a.wait(v.IBV_WC_REM_ACCESS_ERR if refused else v.IBV_WC_SUCCESS)
+                assert a.mr.read(16, 0) == b"\7" * 8 + (b"\0" if refused else b"\7") * 8
+            mmu.protect(base + hidden * PAGE, PAGE, mmap.PROT_READ)
 
 
 def test_a_closed_region_opens_nothing():
