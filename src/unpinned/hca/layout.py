@@ -113,7 +113,6 @@ C_BAD_RESPONSE: Final = 91
 C_CQ_OVERRUN: Final = 92
 C_ACKS_SENT: Final = 93
 C_IMPLIED_NAK: Final = 94
-C_SLOW_COPIES: Final = 95
 C_SEND_ERRORS: Final = 96
 C_TRUNCATED: Final = 97
 C_AHEAD: Final = 98  # faults begun for READs that wait behind a parked one
@@ -143,9 +142,6 @@ ACCESS_LOCAL_WRITE: Final = 1
 ACCESS_REMOTE_WRITE: Final = 2
 ACCESS_REMOTE_READ: Final = 4
 ACCESS_REMOTE_ATOMIC: Final = 8
-ACCESS_MW_BIND: Final = 16
-ACCESS_ZERO_BASED: Final = 32
-ACCESS_ON_DEMAND: Final = 64
 ACCESS_REMOTE_INVALIDATE: Final = 1 << 30  # ours: SEND WITH INVALIDATE may revoke the key
 
 # ---- completion queue ----------------------------------------------------------------------------------------
@@ -198,7 +194,6 @@ R_SGE: Final = 4
 SEND_FENCE: Final = 1
 SEND_SIGNALED: Final = 2
 SEND_SOLICITED: Final = 4
-SEND_INLINE: Final = 8
 
 WR_RDMA_WRITE: Final = 0
 WR_RDMA_WRITE_WITH_IMM: Final = 1
@@ -227,7 +222,6 @@ WC_LOC_QP_OP_ERR: Final = 2
 WC_LOC_PROT_ERR: Final = 4
 WC_WR_FLUSH_ERR: Final = 5
 WC_BAD_RESP_ERR: Final = 7
-WC_LOC_ACCESS_ERR: Final = 8
 WC_REM_INV_REQ_ERR: Final = 9
 WC_REM_ACCESS_ERR: Final = 10
 WC_REM_OP_ERR: Final = 11
