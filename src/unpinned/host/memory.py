@@ -8,7 +8,7 @@ kind     memory                                     reached through             
 =======  =========================================  ==========================================  =========================
 OWNED    made by `owned.empty`                      our second mapping of the sealed memfd      never; direct
 ALIAS    the application's shared mappings, where   an alias: mremap(address, 0, length)        never; direct if the end
-         all pages have the same rights                                                         cannot move
+         it may read every page                                                                 cannot move
 FOREIGN  private memory: heap, plain NumPy; other   process_vm at its own address               possible when replaced
          shared mappings                                                                        under fire
 FILE     a path                                     our own mapping of it                       never
@@ -241,20 +241,19 @@ def _reach_shared(mapping: Mapping, found: list[Vma], start: int, end: int) -> N
         if holder.block.fd >= 0:
             mapping.file = holder.block.device_base + holder.block.fd
         return
-    if not found[0].readable or any((vma.readable, vma.writable) != (found[0].readable, found[0].writable) for vma in found):
-        return  # an alias has one set of rights, the first's
+    if not all(vma.readable for vma in found):
+        return  # an alias has one set of rights for all of it
     try:
         place = Place(end - start, system.aliasing(start, end - start))
     except OSError:
         return  # a device's memory, say
     base = place.start
     mapping.kind, mapping.path = Kind.ALIAS, P.PATH_PROCESS_VM
-    mapping.file_may_be_asked = found[0].writable
+    mapping.file_may_be_asked = all(vma.writable for vma in found)
     mapping._place = place
     mapping.table_base = base + mapping.address - start
-    usable = found[0].writable or not mapping.writable
     mine = vmas(place.start, place.end)[0]  # what has been aliased, whatever the application has put there since it was looked at
-    if usable and _end_is_fixed(mine, mine.offset + place.end - mine.start, place.end):
+    if _end_is_fixed(mine, mine.offset + place.end - mine.start, place.end):
         mapping.path = P.PATH_DIRECT
 
 
