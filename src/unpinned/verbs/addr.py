@@ -27,7 +27,7 @@ class GID:
     @property
     def gid(self) -> str:
         """All 16 bytes in groups of four hexadecimal digits, as verbs' tools print them."""
-        return self._address.exploded
+        return self._address.packed.hex(":", 2)  # `exploded` writes a mapped address otherwise since Python 3.13
 
     @gid.setter
     def gid(self, val: str | bytes | IPAddress | GID) -> None:
