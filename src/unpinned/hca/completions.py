@@ -25,6 +25,16 @@ def owe(h, at, what):
 
 
 @kernel
+def paid(h, at):
+    """What was owed, and is not from here on: before the descriptor is written, for who reads it then looks."""
+    owed = h[at]
+    if owed:
+        h[at] = 0
+        h[L.H_EVENTS] -= 1
+    return owed
+
+
+@kernel
 def push(h, cq, wr_id, status, opcode, length, qpn, imm, flags, solicited):
     """Append a completion to the queue whose record is ``cq``: 0, or -1 when it overran."""
     tail = h[cq + L.CQ_TAIL]

@@ -13,6 +13,7 @@ import numpy as np
 
 from unpinned.hca import layout as L
 from unpinned.hca.block import Rings, Words, insert_key, remove_key
+from unpinned.hca.completions import paid
 from unpinned.hca.parking import forget, forget_requests
 from unpinned.hca.qp import release_faults, set_inflight
 from unpinned.wire.headers import MULTICAST_QPN, QPN_MASK
@@ -61,8 +62,7 @@ def add_cq(t: Tables, depth: int, fd: int = -1, async_fd: int = -1) -> int:
 
 def remove_cq(t: Tables, cq: int) -> None:
     h = t.h
-    if h[cq + L.CQ_EVENT]:
-        h[L.H_EVENTS] -= 1
+    paid(h, cq + L.CQ_EVENT)
     t.rings.give(int(h[cq + L.CQ_RING]), int(h[cq + L.CQ_MASK] + 1) * L.CQE_WORDS)
     h[cq : cq + L.CQ_WORDS] = 0
     t.free_cqs.append((cq - int(h[L.H_CQ_BASE])) // L.CQ_WORDS)
@@ -228,7 +228,8 @@ def to_rts(t: Tables, q: int, sending: Sending) -> None:
     h[q + L.QP_RNR_MAX] = h[q + L.QP_RNR_RETRIES] = sending.rnr_retry
     h[q + L.QP_RD_MAX] = min(sending.max_rd_atomic, L.READ_RING)
     # Never more in flight than the peer keeps waiting behind a parked request.
-    window = min(int(h[L.H_WINDOW]) // int(h[q + L.QP_MTU]), int(h[L.H_POOL_LIMIT]))
+    mtu = max(1, int(h[q + L.QP_MTU]))  # it has none once another thread has reset it, and then does not get to RTS
+    window = min(int(h[L.H_WINDOW]) // mtu, int(h[L.H_POOL_LIMIT]))
     h[q + L.QP_CWND] = h[q + L.QP_CWND_MAX] = max(1, window)
     h[q + L.QP_STATE] = L.QPS_RTS
 
@@ -238,9 +239,8 @@ def remove_qp(t: Tables, q: int) -> None:
     h = t.h
     index = (q - int(h[L.H_QP_BASE])) // L.QP_WORDS
     reset_qp(t, q)
-    if h[q + L.QP_EVENT]:
-        h[L.H_EVENTS] -= 1
-    h[q + L.QP_EVENT] = h[q + L.QP_ASYNC] = 0
+    paid(h, q + L.QP_EVENT)
+    h[q + L.QP_ASYNC] = 0
     t.rings.give(int(h[q + L.QP_SQ_RING]), int((h[q + L.QP_SQ_MASK] + 1) * h[q + L.QP_SQ_STRIDE]))
     t.rings.give(int(h[q + L.QP_RQ_RING]), int((h[q + L.QP_RQ_MASK] + 1) * h[q + L.QP_RQ_STRIDE]))
     h[q + L.QP_NUMBER] = 0

@@ -17,6 +17,7 @@ from unpinned.compiled.intrinsics import address_of, stack_words
 from unpinned.compiled.libc import eventfd_write, monotonic_ns, sys_call, sys_poll
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
+from unpinned.hca.completions import paid
 from unpinned.hca.parking import forget
 from unpinned.hca.qp import drained, fail_qp, release_faults, set_inflight
 from unpinned.hca.ready import make_ready
@@ -139,8 +140,7 @@ def reset_qp(e, q, number, state):
         h[q + L.QP_STATE] = state
         if state == L.QPS_FREE:
             h[q + L.QP_NUMBER] = 0
-            h[L.H_EVENTS] -= h[q + L.QP_EVENT] != 0
-            h[q + L.QP_EVENT] = 0
+            paid(h, q + L.QP_EVENT)  # to nobody
             h[q + L.QP_ASYNC] = 0
         result = DONE
     unlock(e, E.E_LOCK)
@@ -180,8 +180,7 @@ def clear_cq(e, cq):
     """Retire a completion queue that no queue pair uses any more."""
     h = words_at(e[E.E_H], e[E.E_H + 1])
     lock(e, E.E_LOCK)
-    if h[cq + L.CQ_EVENT]:
-        h[L.H_EVENTS] -= 1
+    paid(h, cq + L.CQ_EVENT)  # to nobody
     for i in range(L.CQ_WORDS):
         h[cq + i] = 0
     unlock(e, E.E_LOCK)

@@ -11,6 +11,7 @@ from unpinned.compiled import kernel
 from unpinned.compiled.libc import eventfd_write
 from unpinned.compiled.views import words_at
 from unpinned.hca import layout as L
+from unpinned.hca.completions import paid
 from unpinned.host import engine_words as E
 from unpinned.host.lock import lock, lock_for_step, unlock
 
@@ -30,16 +31,6 @@ def tell_descriptors(e, h):
         tell_context(h, q + L.QP_ASYNC, paid(h, q + L.QP_EVENT), h[q + L.QP_ASYNC_FD])
     unlock(e, E.E_LOCK)
     return 0
-
-
-@kernel
-def paid(h, at):
-    """What was owed, and is not from here on: before the descriptor is written, for who reads it then looks."""
-    owed = h[at]
-    if owed:
-        h[at] = 0
-        h[L.H_EVENTS] -= 1
-    return owed
 
 
 @kernel

@@ -252,11 +252,7 @@ class Queues:
     def to_rts(self, pair: QueuePair, sending: setup.Sending, words: dict[int, int]) -> bool:
         """RTR -> RTS, writing *words* too (as for `change`); False when it was not in RTR."""
         changes = _Changes(self._device.h)
-        try:
-            setup.to_rts(cast("setup.Tables", _Staged(changes)), pair.q, sending)
-        except ZeroDivisionError:  # it has no MTU: another thread has reset it since it was looked at,
-            self._write({}, pair, L.QPS_RTR)  # or closed it, which is said here
-            return False
+        setup.to_rts(cast("setup.Tables", _Staged(changes)), pair.q, sending)
         changes.words |= {pair.q + word: value for word, value in words.items()}
         return self._write(changes.words, pair, L.QPS_RTR)
 
