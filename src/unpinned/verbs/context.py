@@ -35,6 +35,8 @@ class Resource:
 
     _what = "resource"
     _device: Device
+    _event: Event | None = None
+    """The descriptor of its events, where it has such."""
 
     def __init__(self) -> None:
         self._children: weakref.WeakSet[Resource] = weakref.WeakSet()
@@ -78,8 +80,12 @@ class Resource:
         return None
 
     def close(self) -> None:
-        """Close what was made from this, then this. Idempotent."""
-        self._open = False  # first: nothing more is made from it
+        """Close what was made from this, then this; who waits for an event of it is told. Idempotent."""
+        announces = None if self.closed else self._event
+        self._open = False  # first: nothing more is made from it, and who wakes finds it closed
+        if announces is not None:
+            with contextlib.suppress(OSError):
+                announces.wake()
         for child in self._made_from_this():
             child.close()
         if self._departure is not None:
@@ -197,6 +203,7 @@ class Context(Resource):
     """
 
     _what = "context"
+    _event: Event
 
     @coded
     def __init__(self, name: str | None = None, address: str | None = None, *, port: int = ROCE_PORT) -> None:
@@ -209,8 +216,8 @@ class Context(Resource):
             raise ArgumentError("address", f"{wanted} is every address of this machine; a device has one of them")
         self._use = open_device(wanted.removeprefix(NAME_PREFIX) if wanted else None, integer("port", port, 0, 65535))
         self._device = self._use.device
-        self._events = undisturbed(Event)
-        self._leave_by(functools.partial(_leave, self._use, self._events))
+        self._event = undisturbed(Event)
+        self._leave_by(functools.partial(_leave, self._use, self._event))
 
     @property
     def name(self) -> str:
@@ -287,7 +294,7 @@ class Context(Resource):
     def async_fd(self) -> int:
         """A non-blocking descriptor that becomes readable when an asynchronous event waits. ENODEV when the context is closed."""
         self.device  # noqa: B018
-        return self._events.fd
+        return self._event.fd
 
     @coded
     def get_async_event(self, timeout: float | None = None) -> AsyncEvent:
@@ -305,14 +312,6 @@ class Context(Resource):
         """`get_async_event` without blocking the loop (an extension). OSError ENODEV when the context is closed meanwhile."""
         return await arrival(self._take_event, self._async_fd)
 
-    def close(self) -> None:
-        """As for all; who waits for an asynchronous event is told."""
-        if not self.closed:
-            self._open = False  # first: who wakes finds it closed
-            with contextlib.suppress(OSError):
-                self._events.wake()
-        super().close()
-
     def _async_fd(self) -> int:
         return self.async_fd
 
@@ -320,7 +319,7 @@ class Context(Resource):
         """Take an asynchronous event, or None when none waits."""
         while True:
             device = self.device
-            if not self._events.take():
+            if not self._event.take():
                 return None
             for child in self._made_from_this():
                 for queue in (child, *child._made_from_this()):  # completion queues are its children, queue pairs those of its domains

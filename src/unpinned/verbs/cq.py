@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import socket
@@ -129,6 +128,7 @@ class CompChannel(Resource):
     """
 
     _what = "completion channel"
+    _event: Event
 
     @coded
     def __init__(self, context: Context) -> None:
@@ -159,14 +159,6 @@ class CompChannel(Resource):
         if expected_cq is not None and cq is not expected_cq:
             raise refused(errno.EINVAL, "expected_cq: the event came from another completion queue")
         return cq
-
-    def close(self) -> None:
-        """As for all; who waits for an event is told."""
-        if not self.closed:
-            self._open = False  # first: who wakes finds it closed
-            with contextlib.suppress(OSError):
-                self._event.wake()
-        super().close()
 
     async def event(self) -> CQ:
         """The next event, without blocking the loop. OSError ENODEV when the channel is closed meanwhile."""
@@ -222,7 +214,7 @@ class CQ(Resource):
         try:
             # Before the device has it: the number of one that is closed meanwhile may be another's.
             fd = -1 if event is None else event.join(parting)
-            self._queue = context._events.lend(lambda async_fd: self._device.queues.create_cq(depth, fd, async_fd))
+            self._queue = context._event.lend(lambda async_fd: self._device.queues.create_cq(depth, fd, async_fd))
         except BaseException:
             parting()
             raise

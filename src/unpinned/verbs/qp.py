@@ -67,7 +67,7 @@ class QP(Resource):
             self._device.queues.create_qp, pd=creator.handle, send_cq=self.scq._queue, recv_cq=self.rcq._queue, sends=cap.max_send_wr,
             recvs=cap.max_recv_wr, send_sges=cap.max_send_sge, recv_sges=cap.max_recv_sge, sig_all=bool(init_attr.sq_sig_all),
         )  # fmt: skip
-        self._pair = creator.context._events.lend(lambda fd: create(async_fd=fd))
+        self._pair = creator.context._event.lend(lambda fd: create(async_fd=fd))
         self._q = self._pair.q
         self._leave_by(functools.partial(_leave, self._device, self._pair))
         self._init_attr = init_attr
