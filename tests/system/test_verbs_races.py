@@ -22,6 +22,19 @@ pytestmark = [pytest.mark.system, pytest.mark.compiled_only]
 class _ClosedMeanwhile:
     """What another thread may do between the look at whether a queue is open and its use: close it, and open others."""
 
+    due = 0
+    """It strikes at so many looks from now."""
+
+    def seen(self, found):
+        """A look has found that."""
+        self.due -= 1
+        if self.due == 0:
+            self.strike()
+        return found
+
+    def then(self) -> None:
+        """Nothing more."""
+
     def strike(self) -> None:
         thread = threading.Thread(target=self._closer)
         thread.start()
@@ -33,18 +46,9 @@ class _ClosedMeanwhile:
 
 
 class _ClosingCQ(_ClosedMeanwhile, v.CQ):
-    due = False
-
-    def then(self) -> None:
-        """Nothing more."""
-
     @property
     def device(self):
-        found = super().device
-        if self.due:
-            self.due = False
-            self.strike()
-        return found
+        return self.seen(super().device)
 
 
 @pytest.mark.parametrize("use", ["poll", "req_notify"])
@@ -52,7 +56,7 @@ def test_a_completion_queue_that_is_closed_as_it_is_used_leaves_the_device_alone
     with pair() as (a, b):
         cq = _ClosingCQ(a.context, 16, channel=v.CompChannel(a.context))
         header = a.context.device.h[: L.H_CQ_COUNT].tolist()
-        cq.due = True
+        cq.due = 1
         if use == "poll":
             assert cq.poll() == (0, [])
         else:
@@ -96,25 +100,16 @@ def test_a_queue_pair_that_is_closed_as_it_is_posted_to_takes_nothing(use):
 
 
 class _ClosingAsItIsJoined(_ClosedMeanwhile, v.CQ):
-    due = False
-
-    def then(self) -> None:
-        """Nothing more."""
-
     @property
     def closed(self):
-        found = super().closed
-        if self.due:
-            self.due = False
-            self.strike()
-        return found
+        return self.seen(super().closed)
 
 
 def test_a_queue_pair_whose_completion_queue_is_closed_as_it_is_made_is_refused():
     with pair() as (a, b):
         cq = _ClosingAsItIsJoined(a.context, 16)
         free = len(a.context.device.tables.free_qps)
-        cq.due = True
+        cq.due = 1
         with pytest.raises(OSError, match="completion queue is closed") as refused:
             v.QP(a.pd, v.QPInitAttr(scq=a.cq, rcq=cq))
         assert refused.value.errno == refused.value.error_code == errno.ENODEV
@@ -125,15 +120,9 @@ def test_a_queue_pair_whose_completion_queue_is_closed_as_it_is_made_is_refused(
 
 
 class _ClosingAsItIsModified(_ClosedMeanwhile, v.QP):
-    due = 0
-
     @property
     def device(self):
-        found = super().device
-        self.due -= 1
-        if self.due == 0:
-            self.strike()
-        return found
+        return self.seen(super().device)
 
     def then(self) -> None:
         free = self._device.tables.free_qps
@@ -173,9 +162,6 @@ class _ClosingChannel(_ClosedMeanwhile, v.CompChannel):
         self.strike()
         return found
 
-    def then(self) -> None:
-        """Nothing more."""
-
 
 def test_a_channel_that_is_closed_as_a_queue_joins_it_has_no_queue():
     """The number of its descriptor may be anything's by then, and the device would write to that."""
@@ -188,18 +174,9 @@ def test_a_channel_that_is_closed_as_a_queue_joins_it_has_no_queue():
 
 
 class _ClosingDomain(_ClosedMeanwhile, v.PD):
-    due = False
-
     @property
     def device(self):
-        found = super().device
-        if self.due:
-            self.due = False
-            self.strike()
-        return found
-
-    def then(self) -> None:
-        """Nothing more."""
+        return self.seen(super().device)
 
 
 @pytest.mark.parametrize("make", [lambda pd, a: v.MR(pd, 4096), lambda pd, a: v.QP(pd, v.QPInitAttr(scq=a.cq, rcq=a.cq))])
@@ -208,7 +185,7 @@ def test_what_is_made_of_a_domain_that_is_closed_meanwhile_is_closed_too(make):
         pd = _ClosingDomain(a.context)
         tables = a.context.device.tables
         free = len(tables.free_mrs), len(tables.free_qps)
-        pd.due = True
+        pd.due = 1
         with pytest.raises(OSError, match="protection domain is closed") as refused:
             make(pd, a)
         assert refused.value.errno == refused.value.error_code == errno.ENODEV
